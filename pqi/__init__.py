@@ -1,0 +1,1 @@
+"""Private inference on quantized networks."""

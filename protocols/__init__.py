@@ -1,0 +1,1 @@
+"""The cryptography. Knows tensors of integers; has never heard of a neural network."""

@@ -1,0 +1,110 @@
+"""The dealer and the parties of a whole list of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from protocols import api
+from protocols.additive2.clamp import ClampKernel, SignKernel
+from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.linear import LinearKernel, OpenKernel
+from protocols.additive2.material import Layout, PartyKeys, PartyMaterial
+from protocols.additive2.select import MaximumKernel, ReluKernel
+from protocols.additive2.shift import ShiftKernel
+from protocols.additive2.table import FusedTableKernel, TableKernel
+from protocols.errors import Misuse
+from protocols.prg import Secret, Stream
+from protocols.rounds import PartyId, Steps
+
+KERNELS: dict[type[api.Step], Kernel[Any]] = {
+    api.Open: OpenKernel(),
+    api.Linear: LinearKernel(),
+    api.Shift: ShiftKernel(),
+    api.Table: TableKernel(),
+    api.FusedTable: FusedTableKernel(),
+    api.Clamp: ClampKernel(),
+    api.Sign: SignKernel(),
+    api.Relu: ReluKernel(),
+    api.Maximum: MaximumKernel(),
+}
+
+NamedStep = tuple[str, api.Step, tuple[str, ...]]
+"""A step, its name in the program, and the names of the steps whose results it takes."""
+
+
+def layout(steps: Sequence[NamedStep]) -> Layout:
+    """Where every field of a list of steps lies; the same for the dealer and both parties."""
+    fields: dict[str, Any] = {}
+    for name, step, _ in steps:
+        fields |= KERNELS[type(step)].all_fields(step, name)
+    return Layout(fields)
+
+
+class Dealer(Secret):
+    """Makes items. Holds weight masks and tables; never sees an input, a weight or online traffic.
+
+    operands: prepared masks B of linear steps and tables, by name. One dealer object is one epoch: fresh keys, items
+    from 0 upwards, each dealt once.
+    """
+
+    def __init__(self, steps: Sequence[NamedStep], operands: Mapping[str, Any]) -> None:
+        self._steps, self._operands, self._layout = list(steps), operands, layout(steps)
+        self.keys = {p: PartyKeys.fresh(p) for p in (PartyId.P0, PartyId.P1)}
+        self._streams = {p: Stream(k.stream, self._layout.stream_blocks[p]) for p, k in self.keys.items()}
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes per item for P1."""
+        return self._layout.record_bytes
+
+    def deal(self, first: int, n: int) -> bytes:
+        """P1's corrections for items ``first .. first+n-1``; raises :class:`Misuse` if one of them was dealt before."""
+        streams = {p: s.take(first, n) for p, s in self._streams.items()}
+        d = Dealing(self._layout, self.keys, streams, first)
+        d.operands = self._operands
+        for name, step, inputs in self._steps:
+            KERNELS[type(step)].deal(step, name, inputs, d)
+        return d.record.tobytes()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Ready(Secret):
+    """A party with its material expanded for n items: everything offline is done. Good for one run."""
+
+    party: Party
+    material: dict[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Items."""
+        return self.party.n
+
+
+def prepare_party(
+    steps: Sequence[NamedStep],
+    where: Layout,
+    party: PartyId,
+    keys: PartyKeys,
+    operands: Mapping[str, Any],
+    first: int,
+    n: int,
+    corrections: bytes,
+) -> Ready:
+    """A party's offline work for items ``first .. first+n-1``: expand, unpack, and the products ``E . r``.
+
+    The caller guarantees (durably) that these items were never prepared before; the corrections are P1's only.
+    """
+    stream = Stream(keys.stream, where.stream_blocks[party]).take(first, n)
+    p = Party(party, PartyMaterial(where, party, stream, keys.tables, first, corrections), operands)
+    return Ready(p, {name: KERNELS[type(step)].prepare(step, name, inputs, p) for name, step, inputs in steps})
+
+
+def run_step(ready: Ready, name: str, step: api.Step, x: Tensor) -> Steps[Tensor]:
+    """Online part of one step; its material is spent afterwards, whatever happens."""
+    if name not in ready.material:
+        raise Misuse(f"step {name!r} was already run with this material, or was never prepared")
+    return (yield from KERNELS[type(step)].run(step, name, ready.party, ready.material.pop(name), x))

@@ -1,0 +1,149 @@
+"""What a step looks like from inside: its material, its cost, how the dealer makes it, how a party runs it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocols import api, prg, ring
+from protocols.additive2.material import Field, FieldKey, Kind, Layout, PartyKeys, PartyMaterial, table_positions
+from protocols.cost import Cost
+from protocols.rounds import PartyId, Round, Steps
+
+S = TypeVar("S", bound=api.Step)
+
+
+class Party:
+    """One compute party during one run: its material, its part of the model, and its voice."""
+
+    def __init__(self, party: PartyId, material: PartyMaterial, operands: Mapping[str, Any]) -> None:
+        self.id, self.material, self.operands = party, material, operands
+        self.peer = PartyId.P1 if party is PartyId.P0 else PartyId.P0
+        self.n = material.n
+        self.masks: dict[str, Tensor] = {}  # share of the mask of each opened value, by the name of its Open step
+
+    @property
+    def first(self) -> bool:
+        """Whether this party adds the public constants."""
+        return self.id is PartyId.P0
+
+    def swap(self, label: str, share: Tensor, bits: int) -> Steps[Tensor]:
+        """Exchange ``share`` ``(n, count)`` of ``bits`` bits with the peer and return the peer's."""
+        flat = share.reshape(-1)
+        message = ring.pack(flat, bits).tobytes()
+        received = yield Round({self.peer: message}, (self.peer,), label)
+        return ring.unpack(received[self.peer], bits, flat.numel()).reshape(share.shape)
+
+    def open(self, label: str, share: Tensor, bits: int) -> Steps[Tensor]:
+        """Open an additively shared value mod 2^bits: one exchange, ``bits`` each way."""
+        other = yield from self.swap(label, share, bits)
+        return share + other
+
+    def open_bits(self, label: str, share: Tensor, bits: int) -> Steps[Tensor]:
+        """Open xor-shared words of ``bits`` bits: one exchange."""
+        other = yield from self.swap(label, share, bits)
+        return share ^ other.to(share.dtype)
+
+
+class Dealing(prg.Secret):
+    """The dealer's side of items ``first .. first+n-1``: expands both parties' streams and fills P1's records."""
+
+    def __init__(self, layout: Layout, keys: Mapping[PartyId, PartyKeys], streams: Mapping[PartyId, np.ndarray], first: int) -> None:
+        self._layout, self._keys, self._streams, self._first = layout, keys, streams, first
+        self.n = streams[PartyId.P0].shape[0]
+        self.record = np.zeros((self.n, layout.record_bytes), np.uint8)
+        self.random = prg.Random()
+        self.masks: dict[str, Tensor] = {}
+        self.operands: Mapping[str, Any] = {}
+
+    def _share(self, party: PartyId, key: FieldKey, f: Field) -> Tensor:
+        if f.count == 0 or self.n == 0:
+            return torch.zeros((self.n, f.count), dtype=ring.word(f.bits))
+        at = self._layout.stream_at[party][key]
+        return ring.unpack(self._streams[party][:, at : at + f.stream_bytes(party)], f.bits, f.count)
+
+    def mask(self, step: str, name: str) -> Tensor:
+        """The value of a MASK field, ``r = r_0 + r_1``: ``(n, count)``."""
+        key = (step, name)
+        f = self._layout.fields[key]
+        return self._share(PartyId.P0, key, f) + self._share(PartyId.P1, key, f)
+
+    def give(self, step: str, name: str, value: Tensor) -> None:
+        """Share ``value`` additively mod 2^bits: P0's share is in its stream, P1's becomes ``value - share``."""
+        f = self._layout.fields[(step, name)]
+        self._write(step, name, ring.to_word(value, f.bits) - self._share(PartyId.P0, (step, name), f))
+
+    def give_xor(self, step: str, name: str, value: Tensor) -> None:
+        """Share the bits of ``value`` by xor."""
+        f = self._layout.fields[(step, name)]
+        self._write(step, name, ring.to_word(value, f.bits) ^ self._share(PartyId.P0, (step, name), f))
+
+    def give_table(self, step: str, name: str, tables: Tensor) -> None:
+        """Share tables ``(n, count, entries)``; the entries of P0 are computed here once, by P0 only where it reads."""
+        key = (step, name)
+        f = self._layout.fields[key]
+        secret = self._keys[PartyId.P0].tables
+        if secret is None or tables.numel() == 0:
+            return
+        base = table_positions(self._layout, key, self._first, self.n)
+        blocks = (base[..., None] + np.arange(f.table_blocks)).reshape(-1)
+        lanes = prg.blocks_at(secret, blocks).view(np.int16 if f.lanes == 8 else np.int32)
+        own = torch.from_numpy(lanes.reshape(self.n, f.count, f.table_blocks * f.lanes)[..., : f.entries].copy())
+        self._write(step, name, (ring.to_word(tables, f.bits) - own).flatten(1))
+
+    def _write(self, step: str, name: str, value: Tensor) -> None:
+        key = (step, name)
+        f, at = self._layout.fields[key], self._layout.record_at[key]
+        if value.numel():
+            self.record[:, at : at + f.record_bytes] = ring.pack(value, f.bits)
+
+
+class Kernel(ABC, Generic[S]):
+    """How ``additive2`` computes one kind of step. Stateless; shares are ``(n, count)`` unless the step says otherwise."""
+
+    @abstractmethod
+    def fields(self, step: S) -> tuple[Field, ...]:
+        """Material per item."""
+
+    def parts(self, step: S) -> list[tuple[str, Kernel[Any], api.Step]]:
+        """Steps that this one is made of, by suffix of its name; their fields and costs are added to its own."""
+        return []
+
+    @abstractmethod
+    def online(self, step: S, n: int) -> Cost:
+        """Exchanges and bits for a batch of n (``dealt_bits`` left at 0: they follow from the fields)."""
+
+    @abstractmethod
+    def deal(self, step: S, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
+        """Fill this step's fields for all items of ``d``."""
+
+    @abstractmethod
+    def prepare(self, step: S, name: str, inputs: tuple[str, ...], p: Party) -> Any:
+        """The party's offline work: read the material, compute what does not depend on the input."""
+
+    @abstractmethod
+    def run(self, step: S, name: str, p: Party, ready: Any, x: Tensor) -> Steps[Tensor]:
+        """The online part: ``x`` is the party's share of the step's input."""
+
+    def cost(self, step: S, n: int) -> Cost:
+        """Everything this step costs for a batch of n, its parts included."""
+        own = self.online(step, n) + Cost(dealt_bits=8 * n * sum(f.record_bytes for f in self.fields(step)))
+        return sum((kernel.cost(sub, n) for _, kernel, sub in self.parts(step)), own)
+
+    def all_fields(self, step: S, name: str) -> dict[str, tuple[Field, ...]]:
+        """Fields of this step and of its parts, by the name under which they are dealt."""
+        out = {name: self.fields(step)}
+        for part, kernel, sub in self.parts(step):
+            out |= kernel.all_fields(sub, f"{name}/{part}")
+        return out
+
+
+def lanes(name: str, count: int, bits: int) -> tuple[Field, ...]:
+    """DEALT fields that hold xor-shared words of any width, 32 bits at a time."""
+    widths = [min(32, bits - at) for at in range(0, bits, 32)]
+    return tuple(Field(f"{name}.{i}", Kind.DEALT, count, w) for i, w in enumerate(widths))

@@ -1,0 +1,101 @@
+"""Shift by s bits, exact or stochastic (protocols.md section 5).
+
+Exact: with ``z^ = z + rho`` open, ``floor(z / 2^s) = (z^ div 2^s) - (rho div 2^s) - [z^ mod 2^s < rho mod 2^s]``. For s up to 8
+the borrow is read from a one-time table at the public ``z^ mod 2^s``: one exchange. Above that it comes from a digit
+comparison: three exchanges, a few bytes.
+
+Stochastic: each party shifts its own share and P0 adds one. The sum is floor(z / 2^s) or one more, the latter with
+probability (z mod 2^s + 1) / 2^s over the shares. Nothing is sent and nothing is dealt; the result lives in the smaller
+ring, so there is no wrap-around failure; but it is *not* what ``clear`` computes, and says so wherever it is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from protocols import api, ring
+from protocols.additive2 import compare
+from protocols.additive2.kernel import Dealing, Field, Kernel, Kind, Party
+from protocols.cost import Cost, message
+from protocols.rounds import Steps
+
+Ready = dict[str, Tensor]
+
+TABLE_LIMIT = 8
+
+
+class ShiftKernel(Kernel[api.Shift]):
+    """Result in the ring of ``ring - shift`` bits."""
+
+    def _plan(self, step: api.Shift) -> compare.Plan:
+        # Only the borrow is asked for; the bits above it need no digit, so the plan's ring ends just above the shift.
+        return compare.plan(step.shift + 1, step.shift, 0, (), ("c",))
+
+    def _by_table(self, step: api.Shift) -> bool:
+        return step.shift <= TABLE_LIMIT
+
+    def fields(self, step: api.Shift) -> tuple[Field, ...]:
+        """rho, its upper bits shared in the result's ring, and the borrow by table or by digits."""
+        if step.rounding == "stochastic":
+            return ()
+        t = step.ring - step.shift
+        common = (Field("rho", Kind.MASK, step.count, step.ring), Field("upper", Kind.DEALT, step.count, t))
+        if self._by_table(step):
+            return (*common, Field("borrow", Kind.TABLE, step.count, t, 1 << step.shift))
+        return (*common, *self._plan(step).fields(step.count), Field("gamma", Kind.DEALT, step.count, t))
+
+    def online(self, step: api.Shift, n: int) -> Cost:
+        """One exchange by table, three by digits, none when stochastic."""
+        if step.rounding == "stochastic":
+            return Cost()
+        count = n * step.count
+        if self._by_table(step):
+            return message(count, step.ring)
+        return message(count, step.ring) + self._plan(step).online(n, step.count) + message(count, 1)
+
+    def deal(self, step: api.Shift, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
+        """The upper bits of rho, and the borrow over its lower bits."""
+        if step.rounding == "stochastic":
+            return
+        rho = ring.unsigned(d.mask(name, "rho"), step.ring).to(torch.int64)
+        d.give(name, "upper", rho >> step.shift)
+        if self._by_table(step):
+            u = torch.arange(1 << step.shift)
+            low = rho & ((1 << step.shift) - 1)
+            d.give_table(name, "borrow", (u < low.unsqueeze(-1)).to(torch.int32))
+            return
+        masks = compare.deal(self._plan(step), name, rho, d)
+        d.give(name, "gamma", masks["c"])
+
+    def prepare(self, step: api.Shift, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
+        """Read the material (the table is read online, at one entry)."""
+        if step.rounding == "stochastic":
+            return {}
+        ready = {key: p.material.take(name, key) for key in ("rho", "upper")}
+        if not self._by_table(step):
+            ready |= compare.prepare(self._plan(step), name, p, step.count)
+            ready["gamma"] = p.material.take(name, "gamma")
+        return ready
+
+    def run(self, step: api.Shift, name: str, p: Party, ready: Ready, x: Tensor) -> Steps[Tensor]:
+        """``v - upper - borrow``."""
+        t = step.ring - step.shift
+        x = ring.to_word(x.reshape(p.n, step.count), step.ring)
+        if step.rounding == "stochastic":
+            yield from ()
+            own = ring.unsigned(x, step.ring) >> step.shift
+            return ring.to_word(own + int(p.first), t).reshape(p.n, *step.shape)
+        z_hat = yield from p.open(name, x + ready["rho"], step.ring)
+        wide = ring.unsigned(z_hat, step.ring)
+        v = ring.to_word(wide >> step.shift, t)
+        if self._by_table(step):
+            borrow = p.material.read_table(name, "borrow", wide & ((1 << step.shift) - 1))
+        else:
+            masked = yield from compare.run(self._plan(step), name, p, ready, z_hat)
+            opened = yield from p.open_bits(f"{name}.facts", masked, 1)
+            bit = (opened & 1).to(ring.word(t))
+            borrow = (1 - 2 * bit) * ready["gamma"]
+            borrow = borrow + bit if p.first else borrow
+        y = -ready["upper"] - borrow
+        return (y + v if p.first else y).reshape(p.n, *step.shape)

@@ -1,0 +1,125 @@
+"""Secret randomness: the operating system for seeds, AES-128-CTR for everything derived from them.
+
+Three laws:
+
+1. Nothing else ever makes a share, a mask, a key or a nonce. ``random``, ``numpy.random`` and ``torch.rand`` do not
+   appear in this package.
+2. A stream position is used once. :class:`Stream` hands out blocks by position, keeps a high-water mark and refuses to
+   go back; after a crash the key is gone with the process, so no position can come again.
+3. Keys refuse to be shown: no repr, no truth value, no pickling, no copying.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import NoReturn
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from torch import Tensor
+
+from protocols import ring
+from protocols.errors import Misuse
+
+KEY_BYTES = 16
+BLOCK = 16
+_ZEROS = bytes(1 << 20)
+
+
+class Secret:
+    """Base of secret-bearing objects: what could print, copy or branch on the secret raises :class:`Misuse`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: hidden>"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise Misuse(f"{type(self).__name__} holds a secret: it has no truth value, no copy and no serial form")
+
+    def __bool__(self) -> bool:
+        self._refuse()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        self._refuse()
+
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        self._refuse()
+
+    def __iter__(self) -> NoReturn:
+        self._refuse()
+
+
+class Key(Secret):
+    """An AES-128 key. ``Key.fresh()`` draws one from the operating system."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_BYTES:
+            raise Misuse(f"a key has {KEY_BYTES} bytes, not {len(raw)}")
+        self._raw = bytes(raw)
+
+    @classmethod
+    def fresh(cls) -> Key:
+        """A key from the operating system's generator."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    def expose_for_sending(self) -> bytes:
+        """The raw bytes, to be put on an encrypted channel to the one party that shares this key."""
+        return self._raw
+
+
+def keystream(key: Key, first_block: int, size: int) -> np.ndarray:
+    """``size`` bytes of AES-CTR key stream from block ``first_block`` on (uint8)."""
+    out = bytearray(size + BLOCK - 1)  # update_into asks for one spare block less a byte
+    counter = first_block.to_bytes(16, "big")
+    # Counter mode is the generator here; a nonce would add nothing, since every key is used for one stream.
+    engine = Cipher(algorithms.AES(key.expose_for_sending()), modes.CTR(counter)).encryptor()
+    view, at = memoryview(out), 0
+    while at < size:
+        step = min(len(_ZEROS), size - at)
+        at += engine.update_into(_ZEROS[:step] if step < len(_ZEROS) else _ZEROS, view[at:])
+    return np.frombuffer(out, np.uint8, count=size)
+
+
+class Stream:
+    """A key stream read in records of ``blocks`` blocks; a record is read once and the mark never goes back."""
+
+    def __init__(self, key: Key, blocks: int) -> None:
+        self._key, self.blocks, self._mark = key, blocks, 0
+
+    def take(self, first: int, n: int) -> np.ndarray:
+        """Records ``first .. first+n-1`` as uint8 ``(n, 16*blocks)``; raises :class:`Misuse` on a record already read."""
+        if first < self._mark:
+            raise Misuse(f"record {first} of a key stream was asked for, but records below {self._mark} are spent")
+        self._mark = first + n
+        data = keystream(self._key, first * self.blocks, n * self.blocks * BLOCK)
+        return data.reshape(n, self.blocks * BLOCK)
+
+
+def blocks_at(key: Key, positions: np.ndarray) -> np.ndarray:
+    """AES blocks at scattered counters: uint8 ``(len(positions), 16)``. Same values as :func:`keystream` there."""
+    counters = np.zeros((positions.size, 2), ">u8")
+    counters[:, 1] = positions
+    # One permutation call on distinct counters *is* counter mode, read at scattered places.
+    engine = Cipher(algorithms.AES(key.expose_for_sending()), modes.ECB()).encryptor()  # noqa: S305
+    out = bytearray(positions.size * BLOCK + BLOCK - 1)
+    engine.update_into(counters.tobytes(), out)
+    return np.frombuffer(out, np.uint8, count=positions.size * BLOCK).reshape(-1, BLOCK)
+
+
+class Random:
+    """Fresh uniform tensors from one AES-CTR key; for masks that only one party ever knows."""
+
+    def __init__(self, key: Key | None = None) -> None:
+        self._key, self._at = key or Key.fresh(), 0
+
+    def words(self, shape: tuple[int, ...], bits: int) -> Tensor:
+        """Uniform ring elements in the ring's word, shape ``shape`` (upper bits uniform too)."""
+        dtype = np.dtype(np.int16 if ring.word(bits) is torch.int16 else np.int32)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        data = keystream(self._key, self._at, size)
+        self._at += -(-size // BLOCK)
+        return torch.from_numpy(data.view(dtype).reshape(shape))

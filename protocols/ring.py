@@ -1,0 +1,184 @@
+"""Integers modulo 2^k: words, balanced digits for int8 units, products, and packing to the wire.
+
+A ring element of ``Z_{2^k}`` (1 <= k <= 32) lives in the smallest signed word that holds k bits (int16 or int32). Words
+are used as they come, in two's complement: the bits above k are arbitrary, and only the places that look at them
+(shifts, comparisons, packing) mask. Additions and products wrap silently in the word, which is a ring homomorphism.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocols.errors import BadParameters, PeerMisbehaved
+
+MAX_BITS = 32
+
+
+def word(bits: int) -> torch.dtype:
+    """Smallest word that holds ``bits`` bits: int16 up to 16, int32 up to 32."""
+    if not 1 <= bits <= MAX_BITS:
+        raise BadParameters(f"a ring of 2^{bits} was asked for; rings here have between 1 and {MAX_BITS} bits")
+    return torch.int16 if bits <= 16 else torch.int32
+
+
+def mask(bits: int, dtype: torch.dtype) -> int:
+    """``2^bits - 1`` as a value of ``dtype`` (-1, all ones, when the ring fills the word)."""
+    width = torch.iinfo(dtype).bits
+    return -1 if bits >= width else (1 << bits) - 1
+
+
+def to_word(x: Tensor, bits: int) -> Tensor:
+    """The same residues mod 2^bits in the ring's own word."""
+    return x.to(word(bits))
+
+
+def unsigned(x: Tensor, bits: int) -> Tensor:
+    """Representative in ``[0, 2^bits)``, in a word wide enough to hold it as a non-negative number."""
+    width = torch.iinfo(x.dtype).bits
+    if bits >= width:
+        x = x.to(torch.int32 if width < 32 else torch.int64)
+    return x & mask(bits, x.dtype)
+
+
+def centred(x: Tensor, bits: int) -> Tensor:
+    """Representative in ``[-2^(bits-1), 2^(bits-1))`` as int64."""
+    x = x.to(torch.int64) & ((1 << bits) - 1)
+    return x - ((x >> (bits - 1)) << bits)
+
+
+def field(x: Tensor, low: int, bits: int) -> Tensor:
+    """Bits ``low .. low+bits-1`` of each word as a non-negative number (``bits`` below the word's width)."""
+    return (x >> low) & ((1 << bits) - 1)
+
+
+# --- products on int8 units -------------------------------------------------------------------------------------
+
+
+def digit_count(bits: int) -> int:
+    """Balanced signed bytes needed for a ring of ``bits`` bits."""
+    return -(-bits // 8)
+
+
+def digits(x: Tensor, bits: int) -> Tensor:
+    """Balanced signed bytes: ``x = sum_i 256^i d_i (mod 2^bits)`` with ``d_i`` in [-128, 127]; shape ``(D, *x.shape)``.
+
+    Adding 0x80 under every byte but the top one carries exactly where a balanced digit borrows, so the digits are the
+    bytes of ``x + 0x..8080`` with that same constant taken off again.
+    """
+    count = digit_count(bits)
+    w = x.to(torch.int16) if count <= 2 else x.to(torch.int32)
+    if count == 1:
+        return w.to(torch.int8).unsqueeze(0)
+    size = w.element_size()
+    offset = sum(0x80 << (8 * i) for i in range(count - 1))
+    planes = ((w + offset) ^ offset).contiguous().view(torch.int8).reshape(*x.shape, size)
+    return planes[..., :count].movedim(-1, 0)
+
+
+def stack_weights(w: Tensor, bits: int) -> list[Tensor]:
+    """Digits of a matrix ``(rows, K)`` arranged for :func:`product`: for shift S the block row ``[d_S | ... | d_0]``."""
+    d = digits(w, bits)
+    return [torch.cat([d[s - i] for i in range(s + 1)], dim=1).contiguous() for s in range(d.shape[0])]
+
+
+def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
+    """``W @ X mod 2^bits`` from stacked digits.
+
+    weights: result of :func:`stack_weights` for W ``(rows, K)``; columns: int8 ``(D*K, M)``, the digits of X ``(K, M)``
+    below each other. D(D+1)/2 byte products are grouped by their shift, so there are D calls of the int8 matrix unit.
+    Sums of byte products may pass 2^31: they wrap mod 2^32, which is harmless for rings up to 32 bits.
+    """
+    k = weights[0].shape[1]
+    out = torch.zeros((weights[0].shape[0], columns.shape[1]), dtype=torch.int32)
+    if out.numel() == 0 or k == 0:
+        return to_word(out, bits)
+    for s, w in enumerate(weights):
+        part = torch._int_mm(w, columns[: (s + 1) * k])
+        out = part if s == 0 else out.add_(part << (8 * s))
+    return to_word(out, bits)
+
+
+# --- packing to the wire ----------------------------------------------------------------------------------------
+
+
+def _planes(bits: int) -> list[tuple[int, int]]:
+    """How a ``bits``-bit value is cut for the wire: (first bit, width) with widths 16, 8, 4, 2, 1."""
+    cut, at = [], 0
+    for width in (16, 16, 8, 4, 2, 1):
+        if bits - at >= width:
+            cut.append((at, width))
+            at += width
+    return cut
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes of ``count`` packed values: ``bits`` bits each; each of at most five planes is rounded up to a byte."""
+    return sum(-(-count * width // 8) for _, width in _planes(bits))
+
+
+def pack(x: Tensor, bits: int) -> np.ndarray:
+    """Pack the low ``bits`` bits of every value along the last axis.
+
+    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into planes of
+    16, 8, 4, 2 and 1 bits; sub-byte planes put the parts of the row side by side, so no step gathers or scatters.
+    """
+    v = x.numpy()
+    count = v.shape[-1]
+    out = np.empty((*v.shape[:-1], packed_bytes(count, bits)), np.uint8)
+    at = 0
+    for low, width in _planes(bits):
+        size = -(-count * width // 8)
+        if width >= 8:
+            part = (v >> low).astype(np.uint16 if width == 16 else np.uint8, order="C")
+            out[..., at : at + size] = part.view(np.uint8)
+        else:
+            small = ((v >> low) & ((1 << width) - 1)).astype(np.uint8)
+            out[..., at : at + size] = _fold(small, width, size)
+        at += size
+    return out
+
+
+def _fold(v: np.ndarray, width: int, size: int) -> np.ndarray:
+    """Put ``8/width`` consecutive stretches of ``size`` values into the sub-fields of ``size`` bytes."""
+    out = np.zeros((*v.shape[:-1], size), np.uint8)
+    for i in range(8 // width):
+        part = v[..., i * size : (i + 1) * size]
+        out[..., : part.shape[-1]] |= part << np.uint8(i * width)
+    return out
+
+
+def unpack(data: bytes | np.ndarray, bits: int, count: int) -> Tensor:
+    """Inverse of :func:`pack`: values in ``[0, 2^bits)`` in the ring's word (wrapped where the ring fills the word).
+
+    data: bytes of one row, or uint8 ``(..., packed_bytes)``. Raises :class:`PeerMisbehaved` on a wrong length.
+    """
+    raw = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else data
+    want = packed_bytes(count, bits)
+    if raw.shape[-1] != want:
+        raise PeerMisbehaved(f"{count} values of {bits} bits take {want} bytes, but {raw.shape[-1]} came")
+    kind = np.int16 if bits <= 16 else np.int32
+    out = np.zeros((*raw.shape[:-1], count), kind)
+    at = 0
+    for low, width in _planes(bits):
+        size = -(-count * width // 8)
+        part = np.ascontiguousarray(raw[..., at : at + size])
+        if width >= 8:
+            out |= (part.view(np.uint16) if width == 16 else part).astype(kind) << low
+        else:
+            for i in range(8 // width):
+                target = out[..., i * size : (i + 1) * size]
+                target |= ((part[..., : target.shape[-1]] >> (i * width)) & ((1 << width) - 1)).astype(kind) << low
+        at += size
+    return torch.from_numpy(out)
+
+
+def parity(x: Tensor) -> Tensor:
+    """XOR of all bits of each word, as int32 0/1. On the CPU numpy's population count is one instruction a word."""
+    if x.device.type == "cpu":
+        words = x.numpy()  # the count of a negative number is that of its magnitude: view, do not convert
+        return torch.from_numpy(np.bitwise_count(words.view(f"u{words.itemsize}")).astype(np.int32) & 1)
+    for shift in (32, 16, 8, 4, 2, 1):
+        x = x ^ (x >> shift)
+    return (x & 1).to(torch.int32)
