@@ -66,8 +66,8 @@ class Linear(Step):
 class Shift(Step):
     """``<z>_ring -> <floor(lift(z) / 2^shift)>_(ring - shift)``.
 
-    rounding: ``exact``, or ``stochastic`` (the result may be one higher, with probability (z mod 2^shift + 1) / 2^shift;
-    costs nothing; not bit-exact).
+    rounding: ``exact``, or ``stochastic`` (the result may be one higher, with probability (z mod 2^shift + 1) /
+    2^shift; costs nothing; not bit-exact).
     """
 
     ring: int
@@ -84,7 +84,7 @@ class Shift(Step):
 
 @dataclass(frozen=True)
 class Table(Step):
-    """``<x>_bits -> <T[c][x mod 2^bits]>_ring_out``; operand ``table`` int64 ``(channels, 2^bits)``, channels 1 or shape[0]."""
+    """``<x>_bits -> <T[c][x mod 2^bits]>_ring_out``; operand ``table``: int64 ``(channels, 2^bits)``, one or all."""
 
     bits: int
     ring_out: int
@@ -106,7 +106,9 @@ class FusedTable(Step):
     def __post_init__(self) -> None:
         self._ring("ring", self.ring, 2)
         if not 1 <= self.shift <= 12 or self.shift >= self.ring:
-            raise BadParameters(f"FusedTable: shift = {self.shift} must be in 1..12 and below the ring's {self.ring} bits")
+            raise BadParameters(
+                f"FusedTable: shift = {self.shift} must be in 1..12 and below the ring's {self.ring} bits"
+            )
         _table_fits(self, self.ring - self.shift)
 
 
@@ -114,7 +116,7 @@ def _table_fits(step: Table | FusedTable, bits: int) -> None:
     step._ring("ring_out", step.ring_out)
     if not 1 <= bits <= 12:
         raise BadParameters(
-            f"{type(step).__name__}: an index of {bits} bits asks for 2^{bits} entries a value; at most 12 bits are offered. "
+            f"{type(step).__name__}: an index of {bits} bits asks for 2^{bits} entries; at most 12 bits are offered. "
             "Clamp first, or use comparison by digits"
         )
     if step.channels not in (1, step.shape[0] if step.shape else 1):
@@ -169,7 +171,7 @@ class Relu(Step):
 
 @dataclass(frozen=True)
 class Maximum(Step):
-    """Maximum over the last axis of ``<x>_ring_out`` ``(n, *shape, width)``; values are signed numbers of ``bits`` bits."""
+    """Maximum over the last axis of ``<x>_ring_out`` ``(n, *shape, width)``; values are signed, of ``bits`` bits."""
 
     width: int
     bits: int
@@ -179,9 +181,13 @@ class Maximum(Step):
         self._ring("bits + 1", self.bits + 1, 2)
         self._ring("ring_out", self.ring_out)
         if self.ring_out < self.bits + 1:
-            raise BadParameters(f"Maximum: differences of {self.bits}-bit values need a ring of {self.bits + 1} bits, not {self.ring_out}")
+            raise BadParameters(
+                f"Maximum: differences of {self.bits}-bit values take {self.bits + 1} bits; the ring has {self.ring_out}"
+            )
         if self.width < 1:
             raise BadParameters(f"Maximum: a window of {self.width} values has no maximum")
 
 
-STEPS: dict[str, type[Step]] = {c.__name__: c for c in (Open, Linear, Shift, Table, FusedTable, Clamp, Sign, Relu, Maximum)}
+STEPS: dict[str, type[Step]] = {
+    step.__name__: step for step in (Open, Linear, Shift, Table, FusedTable, Clamp, Sign, Relu, Maximum)
+}

@@ -91,7 +91,7 @@ class Stream:
         self._key, self.blocks, self._mark = key, blocks, 0
 
     def take(self, first: int, n: int) -> np.ndarray:
-        """Records ``first .. first+n-1`` as uint8 ``(n, 16*blocks)``; raises :class:`Misuse` on a record already read."""
+        """Records ``first .. first+n-1`` as uint8 ``(n, 16*blocks)``; refuses a record already read."""
         if first < self._mark:
             raise Misuse(f"record {first} of a key stream was asked for, but records below {self._mark} are spent")
         self._mark = first + n

@@ -78,7 +78,7 @@ def digits(x: Tensor, bits: int) -> Tensor:
 
 
 def stack_weights(w: Tensor, bits: int) -> list[Tensor]:
-    """Digits of a matrix ``(rows, K)`` arranged for :func:`product`: for shift S the block row ``[d_S | ... | d_0]``."""
+    """Digits of a matrix ``(rows, K)`` arranged for :func:`product`: for shift S the blocks ``[d_S | ... | d_0]``."""
     d = digits(w, bits)
     return [torch.cat([d[s - i] for i in range(s + 1)], dim=1).contiguous() for s in range(d.shape[0])]
 
@@ -121,8 +121,9 @@ def packed_bytes(count: int, bits: int) -> int:
 def pack(x: Tensor, bits: int) -> np.ndarray:
     """Pack the low ``bits`` bits of every value along the last axis.
 
-    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into planes of
-    16, 8, 4, 2 and 1 bits; sub-byte planes put the parts of the row side by side, so no step gathers or scatters.
+    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into
+    planes of 16, 8, 4, 2 and 1 bits; sub-byte planes put the parts of the row side by side, so no step gathers or
+    scatters.
     """
     v = x.numpy()
     count = v.shape[-1]

@@ -1,7 +1,7 @@
-"""Exact shift with ReLU and clamp, and sign, by digit comparison (protocols.md section 7).
+"""Exact shift with ReLU and clamp, and sign, by digit comparison.
 
-With ``z^ = z + rho`` open, v the middle digits of z^ (``bits`` of them above ``shift``), R those of rho, and the comparison's
-borrows c (out of the shifted-away bits) and w (out of shift + bits):
+With ``z^ = z + rho`` open, v the middle digits of z^ (``bits`` of them above ``shift``), R those of rho, and the
+comparison's borrows c (out of the shifted-away bits) and w (out of shift + bits):
 
     floor(z / 2^shift) = v - R - c + 2^bits w          whenever the bits above are all zero ("in")
     y = low + in * (v - R - c + 2^bits w) + high * (2^bits - 1)
@@ -14,14 +14,15 @@ The bound is public (code bits), the comparison is exact: there is no probabilit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from protocols import api, ring
 from protocols.additive2 import compare
-from protocols.additive2.kernel import Dealing, Field, Kernel, Kind, Party
+from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.material import Field, Kind
 from protocols.cost import Cost, message
 from protocols.errors import BadParameters
 from protocols.rounds import Steps
@@ -39,7 +40,7 @@ def fits(bits: int, shift: int, code: int) -> bool:
     return bits - shift - widest_code(bits, shift, code) <= compare.MAX_TOP
 
 
-@lru_cache(maxsize=None)
+@cache
 def _plan(step: api.Clamp) -> compare.Plan:
     code = widest_code(step.ring, step.shift, step.bits)
     idle = step.ring - step.shift - code == 1
@@ -47,8 +48,8 @@ def _plan(step: api.Clamp) -> compare.Plan:
     borrows = (*(("c",) if step.shift else ()), *(("w",) if step.shift + code else ()))
     if not fits(step.ring, step.shift, step.bits):
         raise BadParameters(
-            f"Clamp: {step.ring - step.shift - code} bits above the code; at most {compare.MAX_TOP} fit one comparison: "
-            "clamp to more bits first, then to these"
+            f"Clamp: {step.ring - step.shift - code} bits above the code; at most {compare.MAX_TOP} fit one "
+            "comparison: clamp to more bits first, then to these"
         )
     return compare.plan(step.ring, step.shift, code, tops, borrows)
 

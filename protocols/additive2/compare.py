@@ -1,16 +1,16 @@
-"""Comparison of a public number with a dealt secret, by digits (protocols.md section 7).
+"""Comparison of a public number with a dealt secret, by digits.
 
-After ``z^ = z + rho mod 2^k`` has been opened, everything one wants to know about z is a comparison of public bits of z^
-with bits of rho. Both are cut into digits of at most 6 bits. For digit j the dealer xor-shares two one-time tables over
-the digit's values, ``L_j[a] = [a < rho_j] ^ lambda_j`` and ``E_j[a] = [a = rho_j] ^ epsilon_j``; reading them at z^'s public
-digit costs nothing. Borrows out of the low bits are
+After ``z^ = z + rho mod 2^k`` has been opened, everything one wants to know about z is a comparison of public bits of
+z^ with bits of rho. Both are cut into digits of at most 6 bits. For digit j the dealer xor-shares two one-time tables
+over the digit's values, ``L_j[a] = [a < rho_j] ^ lambda_j`` and ``E_j[a] = [a = rho_j] ^ epsilon_j``; reading them
+at z^'s public digit costs nothing. Borrows out of the low bits are
 
     B_J = [z^ mod 2^.. < rho mod 2^..] = xor_{j <= J} lt_j prod_{j < i <= J} eq_i,
 
-and facts about the top h bits (``top(z) = top(z^) - top(rho) - borrow``) are a table ``X0`` over the top digit for "no borrow"
-and ``G = X0 ^ X1`` for what a borrow changes, so that the fact is ``X0 ^ G * borrow``. All are products of masked bits
-(:mod:`gf2`): one exchange opens the masked digit bits, after which the parties hold xor-shares of every requested
-predicate under its own one-time mask.
+and facts about the top h bits (``top(z) = top(z^) - top(rho) - borrow``) are a table ``X0`` over the top digit for "no
+borrow" and ``G = X0 ^ X1`` for what a borrow changes, so that the fact is ``X0 ^ G * borrow``. All are products of
+masked bits (:mod:`gf2`): one exchange opens the masked digit bits, after which the parties hold xor-shares of every
+requested predicate under its own one-time mask.
 
 Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``w`` the borrow out of the lowest ``shift + code`` bits;
 ``in`` top(z) = 0; ``high`` top(z) > 0 as a signed number; ``nonneg`` top(z) >= 0 as a signed number.
@@ -20,14 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from protocols import ring
 from protocols.additive2 import gf2
-from protocols.additive2.kernel import Dealing, Field, Party, lanes
+from protocols.additive2.kernel import Dealing, Party, lanes
+from protocols.additive2.material import Field
 from protocols.cost import Cost, message
 from protocols.errors import BadParameters
 from protocols.rounds import Steps
@@ -38,7 +39,7 @@ MAX_DIGITS = 6
 
 @dataclass(frozen=True)
 class Digit:
-    """Bits ``low .. low+width-1`` of z^; ``variables`` are the opened positions of its bits (eq is -1 for the lowest)."""
+    """Bits ``low .. low+width-1`` of z^; ``lt``, ``eq``: positions of its opened bits (eq is -1 for the lowest)."""
 
     low: int
     width: int
@@ -111,11 +112,11 @@ def _widths(shift: int, code: int) -> list[int]:
         if len(widths) <= MAX_DIGITS - 1:
             return widths
     if len(widths) > MAX_DIGITS:
-        raise BadParameters(f"comparing {shift} + {code} bits takes {len(widths)} digits; at most {MAX_DIGITS} are offered")
+        raise BadParameters(f"comparing {shift} + {code} bits takes {len(widths)} digits; {MAX_DIGITS} are offered")
     return widths
 
 
-@lru_cache(maxsize=None)
+@cache
 def plan(bits: int, shift: int, code: int, tops: tuple[str, ...], borrows: tuple[str, ...]) -> Plan:
     """Arrange digits for a ring of ``bits`` bits: low ``shift``, then ``code``, then the top digit of what is left."""
     h = bits - shift - code
@@ -144,7 +145,7 @@ def plan(bits: int, shift: int, code: int, tops: tuple[str, ...], borrows: tuple
 
 
 def deal(p: Plan, name: str, rho: Tensor, d: Dealing) -> dict[str, Tensor]:
-    """Deal all tables for secrets rho ``(n, count)``; returns each predicate's mask as 0/1 int32, for the dealer's use."""
+    """Deal all tables for secrets rho ``(n, count)``; returns each predicate's mask (0/1 int32) to the dealer."""
     index = d.random.words(tuple(rho.shape), 32) & ((1 << p.opened) - 1)
     for j, digit in enumerate(p.digits):
         at = ring.field(rho, digit.low, digit.width).to(torch.int64)
@@ -156,18 +157,17 @@ def deal(p: Plan, name: str, rho: Tensor, d: Dealing) -> dict[str, Tensor]:
     zero = torch.zeros_like(index)
     for t in p.tops:
         fact = _FACTS[t.name]
-        without = _rotated(lambda v, fact=fact: fact(v, h), h, 0)[top]
-        with_borrow = _rotated(lambda v, fact=fact: fact(v, h), h, 1)[top]
+        without, with_borrow = _rotated(fact, h, 0)[top], _rotated(fact, h, 1)[top]
         _give_table_bits(d, name, f"{t.name}.x", without, zero, 1 << h)
         if t.gate >= 0:
             _give_table_bits(d, name, f"{t.name}.g", without ^ with_borrow, index >> t.gate, 1 << h)
     return _deal_products(p, name, index, d)
 
 
-def _rotated(fact: Callable[[Tensor], Tensor], h: int, borrow: int) -> Tensor:
+def _rotated(fact: Callable[[Tensor, int], Tensor], h: int, borrow: int) -> Tensor:
     """For each rho in [0, 2^h): the word whose bit v is ``fact(v - rho - borrow mod 2^h)``; int64."""
     v = torch.arange(1 << h)
-    truth = fact((v[None, :] - v[:, None] - borrow) & ((1 << h) - 1)).to(torch.int64)
+    truth = fact((v[None, :] - v[:, None] - borrow) & ((1 << h) - 1), h).to(torch.int64)
     return (truth << v).sum(1)
 
 

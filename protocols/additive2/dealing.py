@@ -18,6 +18,7 @@ from protocols.additive2.shift import ShiftKernel
 from protocols.additive2.table import FusedTableKernel, TableKernel
 from protocols.errors import Misuse
 from protocols.prg import Secret, Stream
+from protocols.protocol import NamedStep
 from protocols.rounds import PartyId, Steps
 
 KERNELS: dict[type[api.Step], Kernel[Any]] = {
@@ -31,9 +32,6 @@ KERNELS: dict[type[api.Step], Kernel[Any]] = {
     api.Relu: ReluKernel(),
     api.Maximum: MaximumKernel(),
 }
-
-NamedStep = tuple[str, api.Step, tuple[str, ...]]
-"""A step, its name in the program, and the names of the steps whose results it takes."""
 
 
 def layout(steps: Sequence[NamedStep]) -> Layout:
@@ -81,7 +79,8 @@ class Ready(Secret):
     @property
     def n(self) -> int:
         """Items."""
-        return self.party.n
+        n: int = self.party.n
+        return n
 
 
 def prepare_party(

@@ -1,9 +1,10 @@
 """Products of masked bits: predicates over GF(2) whose variables are opened under one-time masks.
 
 Each variable x_i is opened as ``x^_i = x_i xor m_i``. A predicate P is an xor of products of variables. Expanding
-``prod_{i in S} (x^_i xor m_i)`` turns P into an xor of *dealt* mask monomials ``prod_{i in T} m_i`` with coefficients that
-are public once the x^ are open. So a party's share of P(x) is the parity of its dealt word under a public selection:
-one gather and one population count per value, however many products P has (multi-input products as in ABY2.0).
+``prod_{i in S} (x^_i xor m_i)`` turns P into an xor of *dealt* mask monomials ``prod_{i in T} m_i`` with coefficients
+that are public once the x^ are open. So a party's share of P(x) is the parity of its dealt word under a public
+selection: one gather and one population count per value, however many products P has (multi-input products as in
+ABY2.0).
 
 A predicate's value is never opened bare: every predicate carries one more dealt bit, its own mask, which is always
 selected; what the parties open is ``P(x) xor mask``.
@@ -45,8 +46,8 @@ class Expansion:
     """Predicates expanded over their masks.
 
     monomials: the dealt products, as sets of variables, then one mask per predicate; bit t of the dealt word is the
-    t-th. select[p][lane]: int32 ``2^variables``, the coefficients at each opened index. public[p]: uint8, the part without
-    any mask. deal[lane]: int32 ``2^variables``, the products of each assignment of the masks.
+    t-th. select[p][lane]: int32 ``2^variables``, the coefficients at each opened index. public[p]: uint8, the part
+    without any mask. deal[lane]: int32 ``2^variables``, the products of each assignment of the masks.
     """
 
     variables: int
@@ -69,8 +70,8 @@ def expand(variables: int, predicates: Mapping[str, Polynomial]) -> Expansion:
     for p in predicates.values():
         for term in sorted(p, key=sorted):
             for size in range(1, len(term) + 1):
-                for t in combinations(sorted(term), size):
-                    monomials.setdefault(frozenset(t), len(monomials))
+                for chosen in combinations(sorted(term), size):
+                    monomials.setdefault(frozenset(chosen), len(monomials))
     mask_at = {name: len(monomials) + i for i, name in enumerate(predicates)}
     bits = len(monomials) + len(predicates)
     index = np.arange(1 << variables)

@@ -53,7 +53,9 @@ class Party:
 class Dealing(prg.Secret):
     """The dealer's side of items ``first .. first+n-1``: expands both parties' streams and fills P1's records."""
 
-    def __init__(self, layout: Layout, keys: Mapping[PartyId, PartyKeys], streams: Mapping[PartyId, np.ndarray], first: int) -> None:
+    def __init__(
+        self, layout: Layout, keys: Mapping[PartyId, PartyKeys], streams: Mapping[PartyId, np.ndarray], first: int
+    ) -> None:
         self._layout, self._keys, self._streams, self._first = layout, keys, streams, first
         self.n = streams[PartyId.P0].shape[0]
         self.record = np.zeros((self.n, layout.record_bytes), np.uint8)
@@ -104,7 +106,7 @@ class Dealing(prg.Secret):
 
 
 class Kernel(ABC, Generic[S]):
-    """How ``additive2`` computes one kind of step. Stateless; shares are ``(n, count)`` unless the step says otherwise."""
+    """How ``additive2`` computes one kind of step. Stateless; shares are ``(n, count)``."""
 
     @abstractmethod
     def fields(self, step: S) -> tuple[Field, ...]:

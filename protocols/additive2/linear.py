@@ -1,6 +1,6 @@
-"""Linear maps with shared weights (protocols.md section 4).
+"""Linear maps with shared weights.
 
-Once per model the owner gives both parties ``E = W - B`` and additive shares of W and of the bias, and the dealer knows B.
+Once per model the owner gives both parties ``E = W - B`` and additive shares of W and of the bias; the dealer knows B.
 Per item, with ``r`` the mask of the opened input and ``c = B . r`` dealt:
 
     offline   m_b = E . r_b + c_b + bias_b          (m_0 + m_1 = W . r + bias)
@@ -12,13 +12,14 @@ Online there is one ring product per party, whose shape and time depend on publi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from protocols import api, ring
-from protocols.additive2.kernel import Dealing, Field, Kernel, Kind, Party
+from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.material import Field, Kind
 from protocols.cost import Cost, message
 from protocols.errors import Misuse
 from protocols.prg import Random
@@ -75,9 +76,9 @@ class LinearKernel(Kernel[api.Linear]):
         if inputs[0] not in p.masks:
             raise Misuse(f"linear step {name!r} must take its input from an Open step, not from {inputs[0]!r}")
         r = ring.to_word(p.masks[inputs[0]], step.ring)
-        m = step.map.apply(p.operands[f"{name}.masked"], r, step.ring)
-        m = m + p.material.take(name, "c").reshape(p.n, *step.shape)
-        return m + p.operands[f"{name}.bias"]
+        bias: Tensor = p.operands[f"{name}.bias"]
+        c = p.material.take(name, "c").reshape(p.n, *step.shape)
+        return step.map.apply(p.operands[f"{name}.masked"], r, step.ring) + c + bias
 
     def run(self, step: api.Linear, name: str, p: Party, ready: Tensor, x: Tensor) -> Steps[Tensor]:
         """``z_b = W_b . x^ + m_b`` for the public x^."""
@@ -85,11 +86,13 @@ class LinearKernel(Kernel[api.Linear]):
         return step.map.apply(p.operands[f"{name}.share"], ring.to_word(x, step.ring), step.ring) + ready
 
 
-def share_operands(name: str, step: api.Linear, weight: Tensor, bias: Tensor, rng: Random) -> dict[PartyId, dict[str, Tensor]]:
+def share_operands(
+    name: str, step: api.Linear, weight: Tensor, bias: Tensor, rng: Random
+) -> dict[PartyId, dict[str, Tensor]]:
     """Model owner, once per split: W and bias (int64) -> what each role stores. Fresh masks every time.
 
-    P0 and P1: ``E = W - B``, shares of W and of the bias; dealer: B. Ring words; nobody but the owner can put W together
-    alone, and the dealer's B is independent of W.
+    P0 and P1: ``E = W - B``, shares of W and of the bias; dealer: B. Ring words; nobody but the owner can put W
+    together alone, and the dealer's B is independent of W.
     """
     step.map.check(weight)
     word = ring.word(step.ring)
@@ -99,22 +102,25 @@ def share_operands(name: str, step: api.Linear, weight: Tensor, bias: Tensor, rn
     masked = weight.to(word) - mask
     return {
         PartyId.P0: {f"{name}.masked": masked, f"{name}.share": first, f"{name}.bias": bias_first},
-        PartyId.P1: {f"{name}.masked": masked, f"{name}.share": weight.to(word) - first, f"{name}.bias": bias.to(word) - bias_first},
+        PartyId.P1: {
+            f"{name}.masked": masked,
+            f"{name}.share": weight.to(word) - first,
+            f"{name}.bias": bias.to(word) - bias_first,
+        },
         PartyId.DEALER: {f"{name}.mask": mask},
     }
 
 
-def prepare_operands(name: str, step: api.Linear, stored: dict[str, Tensor]) -> dict[str, Any]:
+def prepare_operands(name: str, step: api.Linear, stored: Mapping[str, Tensor]) -> dict[str, Any]:
     """Ring words of a role -> digits for the int8 units (once per process)."""
     out: dict[str, Any] = {}
     for key in ("masked", "share", "mask"):
         if (w := stored.get(f"{name}.{key}")) is not None:
             out[f"{name}.{key}"] = step.map.prepare(_checked(name, key, w, step.ring), step.ring)
     if (b := stored.get(f"{name}.bias")) is not None:
-        try:
-            torch.broadcast_shapes(tuple(b.shape), step.shape)
-        except RuntimeError:
-            raise Misuse(f"the bias of {name!r} has shape {tuple(b.shape)}, which does not fit {step.shape}") from None
+        fits = all(have in (1, want) for have, want in zip(b.shape[::-1], step.shape[::-1], strict=False))
+        if b.dim() > len(step.shape) or not fits:
+            raise Misuse(f"the bias of {name!r} has shape {tuple(b.shape)}, which does not fit {step.shape}")
         out[f"{name}.bias"] = _checked(name, "bias", b, step.ring)
     return out
 

@@ -10,9 +10,9 @@ TABLE    ``entries`` shared values of which one is ever read, at a *public* inde
          second key (one AES block), P1 receives all entries
 =======  =============================================================================================================
 
-P0 therefore receives nothing but its keys, once per epoch. Keys live in memory only: when a process dies, the epoch dies
-with it, and no position of a key stream can ever come again. (protocols.md sections 2 and 6; TinyTable, Damgård et al.
-2017, for the one-time tables.)
+P0 therefore receives nothing but its keys, once per epoch. Keys live in memory only: when a process dies, the epoch
+dies with it, and no position of a key stream can ever come again. (TinyTable, Damgård et al. 2017, for the one-time
+tables.)
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Sign-and-select, and maxima from it (protocols.md section 7).
+"""Sign-and-select, and maxima from it.
 
-``<x>_t -> <max(x, 0)>``: with ``x^ = x + r`` open, both read the xor-shared one-time table ``S[j] = msb(j - r) xor beta`` at x^ and
-open the masked sign b^ (1 bit). ``keep = (1 - b^) - (1 - 2 b^) beta``, and where x >= 0,
-``x = x^ - r`` if msb(x^) = 1, else ``x^ - r + 2^t msb(r)``; the product is linear in dealt shares of beta, r, beta r, mu = msb(r),
-beta mu. Two exchanges, 2^t + 5k' bits dealt; worth it for small t. ``max(a, b) = b + relu(a - b)``; a window is a tree.
-Differences of more than 8 bits go through the digit comparison of :mod:`clamp` instead.
+``<x>_t -> <max(x, 0)>``: with ``x^ = x + r`` open, both read the xor-shared one-time table
+``S[j] = msb(j - r) xor beta`` at x^ and open the masked sign b^ (1 bit). ``keep = (1 - b^) - (1 - 2 b^) beta``, and
+where x >= 0, ``x = x^ - r`` if msb(x^) = 1, else ``x^ - r + 2^t msb(r)``; the product is linear in dealt shares of
+beta, r, beta r, mu = msb(r), beta mu. Two exchanges, 2^t + 5k' bits dealt; worth it for small t. ``max(a, b) = b +
+relu(a - b)``; a window is a tree. Differences of more than 8 bits go through the digit comparison of :mod:`clamp`
+instead.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from protocols import api, ring
 from protocols.additive2.clamp import ClampKernel
-from protocols.additive2.kernel import Dealing, Field, Kernel, Kind, Party
+from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.material import Field, Kind
 from protocols.cost import Cost, message
 from protocols.rounds import Steps
 
@@ -49,7 +51,7 @@ class ReluKernel(Kernel[api.Relu]):
         turned = (j - r.unsqueeze(-1)) & ((1 << step.bits) - 1)
         d.give_xor(name, "sign", ((turned >> (step.bits - 1)) ^ beta.unsqueeze(-1)).flatten(1))
         mu = r >> (step.bits - 1)
-        for key, value in zip(_SHARED, (beta, r, beta * r, mu, beta * mu)):
+        for key, value in zip(_SHARED, (beta, r, beta * r, mu, beta * mu), strict=True):
             d.give(name, key, value)
 
     def prepare(self, step: api.Relu, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
@@ -114,7 +116,7 @@ class MaximumKernel(Kernel[api.Maximum]):
     def run(self, step: api.Maximum, name: str, p: Party, ready: list[Any], x: Tensor) -> Steps[Tensor]:
         """Halve the window until one value is left."""
         x = ring.to_word(x.reshape(p.n, step.count, step.width), step.ring_out)
-        for (part, kernel, sub), material in zip(self.parts(step), ready):
+        for (part, kernel, sub), material in zip(self.parts(step), ready, strict=True):
             pairs = x.shape[-1] // 2
             a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
             difference = (a - b).flatten(1)

@@ -1,8 +1,8 @@
-"""Shift by s bits, exact or stochastic (protocols.md section 5).
+"""Shift by s bits, exact or stochastic.
 
-Exact: with ``z^ = z + rho`` open, ``floor(z / 2^s) = (z^ div 2^s) - (rho div 2^s) - [z^ mod 2^s < rho mod 2^s]``. For s up to 8
-the borrow is read from a one-time table at the public ``z^ mod 2^s``: one exchange. Above that it comes from a digit
-comparison: three exchanges, a few bytes.
+Exact: with ``z^ = z + rho`` open, ``floor(z / 2^s) = (z^ div 2^s) - (rho div 2^s) - [z^ mod 2^s < rho mod 2^s]``.
+For s up to 8 the borrow is read from a one-time table at the public ``z^ mod 2^s``: one exchange. Above that it
+comes from a digit comparison: three exchanges, a few bytes.
 
 Stochastic: each party shifts its own share and P0 adds one. The sum is floor(z / 2^s) or one more, the latter with
 probability (z mod 2^s + 1) / 2^s over the shares. Nothing is sent and nothing is dealt; the result lives in the smaller
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from protocols import api, ring
 from protocols.additive2 import compare
-from protocols.additive2.kernel import Dealing, Field, Kernel, Kind, Party
+from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.material import Field, Kind
 from protocols.cost import Cost, message
 from protocols.rounds import Steps
 

@@ -1,10 +1,11 @@
-"""Look-up in a one-time table, alone and fused with an exact shift (protocols.md section 6).
+"""Look-up in a one-time table, alone and fused with an exact shift.
 
 ``<x>_t -> <T[x]>``: with r uniform and ``x^ = x + r`` open (one exchange, t bits), the parties read their shares of
 ``T[j - r]`` at j = x^. One entry of 2^t is ever read; P0 computes its share of just that entry.
 
 Fused with the shift, ``<z>_k -> <T[floor(z / 2^s)]>``: open ``z^ = z + rho`` (k bits), then the masked borrow
-``e = G[z^ mod 2^s]``, ``G[j] = [j < rho_lo] xor gamma`` (1 bit), then read ``U[v][e] = T[v - rho_hi - (e xor gamma)]``: two exchanges.
+``e = G[z^ mod 2^s]``, ``G[j] = [j < rho_lo] xor gamma`` (1 bit), then read ``U[v][e] = T[v - rho_hi - (e xor gamma)]``:
+two exchanges.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from protocols import api, ring
-from protocols.additive2.kernel import Dealing, Field, Kernel, Kind, Party
+from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.material import Field, Kind
 from protocols.cost import Cost, message
 from protocols.rounds import Steps
 

@@ -3,6 +3,6 @@
 One party computes on the values themselves. Every protocol that calls itself exact returns these integers, bit for bit.
 """
 
-from protocols.clear.define import SECURITY, define
+from protocols.clear.define import define
 
-__all__ = ["SECURITY", "define"]
+__all__ = ["define"]

@@ -11,14 +11,6 @@ from torch import Tensor
 from protocols import api, ring
 from protocols.errors import Misuse
 
-SECURITY = api.SecurityStatement(
-    adversary="nobody: this is plaintext computation, for reference and debugging only",
-    learns={
-        "server A": "everything: the model, the input and the answer",
-        "client": "its answer",
-    },
-)
-
 
 def define(step: api.Step, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
     """Result of ``step`` on x ``(n, ...)``, in the word of the result's ring; operands are in the clear."""

@@ -1,0 +1,41 @@
+"""The windows of a max-pool as a last axis, on shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from pqi.graph.ops.base import windows_shape
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """``(n, C, H, W) -> (n, C, H', W', kh * kw)``; what lies outside is ``padding_value``, which never wins a maximum.
+
+    The padding value is public: one party holds it, the other holds zero.
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    ceil_mode: bool
+    padding_value: int
+
+    def apply(self, x: Tensor, adds_constants: bool) -> Tensor:
+        """Cut the windows; a view where no padding is needed."""
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel, self.stride, self.padding, self.dilation
+        h, w = windows_shape(
+            "max_pool2d", x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
+        below = max(0, (h - 1) * sh + dh * (kh - 1) + 1 - ph - x.shape[2])
+        right = max(0, (w - 1) * sw + dw * (kw - 1) + 1 - pw - x.shape[3])
+        if ph or pw or below or right:
+            x = F.pad(x, (pw, right, ph, below), value=self.padding_value if adds_constants else 0)
+        x = x.contiguous()
+        a, b, c, d = x.stride()
+        return x.as_strided((*x.shape[:2], h, w, kh, kw), (a, b, c * sh, d * sw, c * dh, d * dw)).flatten(4)

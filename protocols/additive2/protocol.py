@@ -1,0 +1,132 @@
+"""``additive2`` as a protocol: its statement, its roles, how inputs are shared and answers put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from protocols import api, ring
+from protocols.additive2.compare import MAX_TOP
+from protocols.additive2.dealing import KERNELS, Dealer, Ready, layout, prepare_party, run_step
+from protocols.additive2.linear import prepare_operands, share_operands
+from protocols.additive2.material import PartyKeys
+from protocols.api import SecurityStatement, Step
+from protocols.cost import Cost
+from protocols.errors import Misuse
+from protocols.prg import Random
+from protocols.protocol import DealerRole, NamedStep, PartyRole, Protocol
+from protocols.rounds import PartyId, Steps
+
+
+def _digest_operands(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Stored tensors in the form the kernels want: digits for the int8 units, tables as they are."""
+    out: dict[str, Any] = {}
+    for name, step, _ in steps:
+        if isinstance(step, api.Linear):
+            out |= prepare_operands(name, step, stored)
+        elif isinstance(step, (api.Table, api.FusedTable)) and (table := stored.get(f"{name}.table")) is not None:
+            bits = step.bits if isinstance(step, api.Table) else step.ring - step.shift
+            if table.shape != (step.channels, 1 << bits) or table.dtype is not torch.int64:
+                raise Misuse(f"the table of {name!r} must be int64 of shape {(step.channels, 1 << bits)}")
+            out[f"{name}.table"] = table
+    return out
+
+
+class AdditiveDealer(DealerRole):
+    """One epoch of the dealer."""
+
+    def __init__(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> None:
+        self._dealer = Dealer(steps, _digest_operands(steps, stored))
+
+    def keys_for(self, party: PartyId) -> bytes:
+        """K_0 (two keys) or K_1."""
+        return self._dealer.keys[party].expose_for_sending()
+
+    def deal(self, first: int, n: int) -> bytes:
+        """Corrections, record after record."""
+        return self._dealer.deal(first, n)
+
+
+class AdditiveParty(PartyRole):
+    """P0 or P1 with its share of the model."""
+
+    def __init__(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> None:
+        self._steps, self._party, self._layout = list(steps), party, layout(steps)
+        self._operands = _digest_operands(steps, stored)
+        missing = [
+            f"{name}.{key}"
+            for name, step, _ in steps
+            if isinstance(step, api.Linear)
+            for key in ("masked", "share", "bias")
+            if f"{name}.{key}" not in self._operands
+        ]
+        if missing:
+            raise Misuse(
+                f"{party} lacks its part of the model: {', '.join(missing[:5])}; the bundle is of another program"
+            )
+
+    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes) -> Ready:
+        """Expand and pre-multiply."""
+        own = PartyKeys.receive(self._party, keys)
+        return prepare_party(self._steps, self._layout, self._party, own, self._operands, first, n, corrections)
+
+    def run_step(self, ready: Ready, name: str, step: Step, x: Tensor) -> Steps[Tensor]:
+        """One step online."""
+        return run_step(ready, name, step, x)
+
+
+class Additive2(Protocol):
+    """Two compute parties and an offline dealer; exact (unless a stochastic shift is asked for); semi-honest."""
+
+    name: ClassVar[str] = "additive2"
+    parties: ClassVar[tuple[PartyId, ...]] = (PartyId.P0, PartyId.P1)
+    needs_dealer: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+    clamp_headroom: ClassVar[int] = MAX_TOP
+    security: ClassVar[SecurityStatement] = SecurityStatement(
+        adversary="semi-honest, static, corrupts one of {server A, server B, dealer}",
+        learns={
+            "server A": "layer shapes, rings and shifts; nothing about weights, inputs or answers",
+            "server B": "layer shapes, rings and shifts; nothing about weights, inputs or answers",
+            "dealer": "layer shapes, rings, shifts and activation tables; no weight, no input, no traffic",
+            "client": "its answer, and the shapes of input and answer",
+        },
+    )
+
+    def cost(self, step: Step, n: int) -> Cost:
+        """As the step's kernel declares it."""
+        return KERNELS[type(step)].cost(step, n)
+
+    def record_bytes(self, steps: Sequence[NamedStep]) -> int:
+        """From the layout."""
+        return layout(steps).record_bytes
+
+    def share_operands(
+        self, name: str, step: Step, operands: Mapping[str, Tensor], rng: Random
+    ) -> dict[PartyId, dict[str, Tensor]]:
+        """Weights are masked and shared; tables go to the dealer alone."""
+        if isinstance(step, api.Linear):
+            return share_operands(name, step, operands["weight"], operands["bias"], rng)
+        return {PartyId.DEALER: {f"{name}.{key}": value for key, value in operands.items()}}
+
+    def dealer(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> AdditiveDealer:
+        """A new epoch."""
+        return AdditiveDealer(steps, stored)
+
+    def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> AdditiveParty:
+        """P0 or P1."""
+        if party not in self.parties:
+            raise Misuse(f"protocol 'additive2' computes at P0 and P1, not at {party}")
+        return AdditiveParty(steps, party, stored)
+
+    def share_input(self, x: Tensor, bits: int) -> dict[PartyId, Tensor]:
+        """``x_0`` uniform from the operating system's randomness, ``x_1 = x - x_0``."""
+        first = Random().words(tuple(x.shape), bits)
+        return {PartyId.P0: first, PartyId.P1: ring.to_word(x, bits) - first}
+
+    def reconstruct(self, shares: Mapping[PartyId, Tensor], bits: int) -> Tensor:
+        """``y_0 + y_1``."""
+        return ring.centred(shares[PartyId.P0] + shares[PartyId.P1], bits)

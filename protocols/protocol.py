@@ -1,0 +1,83 @@
+"""What every protocol is: who computes, what it can do, what it costs, and its roles."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from protocols.api import SecurityStatement, Step
+from protocols.cost import Cost
+from protocols.errors import Misuse
+from protocols.prg import Random
+from protocols.rounds import PartyId, Steps
+
+NamedStep = tuple[str, Step, tuple[str, ...]]
+"""A step, its name in the program, and the names of the steps whose results it takes."""
+
+
+class DealerRole(ABC):
+    """Makes one-time material; one object is one epoch with fresh keys."""
+
+    @abstractmethod
+    def keys_for(self, party: PartyId) -> bytes:
+        """Secret key bytes for a party, to be sent over an encrypted channel once."""
+
+    @abstractmethod
+    def deal(self, first: int, n: int) -> bytes:
+        """P1's corrections for items ``first .. first+n-1``; each item is dealt once."""
+
+
+class PartyRole(ABC):
+    """A compute party with its part of the model."""
+
+    @abstractmethod
+    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes) -> Any:
+        """Offline work for items ``first .. first+n-1``; the result is good for one run."""
+
+    @abstractmethod
+    def run_step(self, ready: Any, name: str, step: Step, x: Tensor) -> Steps[Tensor]:
+        """Online part of one step on this party's form of x."""
+
+
+class Protocol(ABC):
+    """A way to compute steps. Stateless; roles are made from it."""
+
+    name: ClassVar[str]
+    parties: ClassVar[tuple[PartyId, ...]]
+    needs_dealer: ClassVar[bool]
+    exact: ClassVar[bool]
+    clamp_headroom: ClassVar[int]  # how many bits above the code one Clamp can look at; compilers stage wider ones
+    security: ClassVar[SecurityStatement]
+
+    @abstractmethod
+    def cost(self, step: Step, n: int) -> Cost:
+        """Declared cost of a step for a batch of n."""
+
+    @abstractmethod
+    def record_bytes(self, steps: Sequence[NamedStep]) -> int:
+        """Dealt bytes per item for P1."""
+
+    @abstractmethod
+    def share_operands(
+        self, name: str, step: Step, operands: Mapping[str, Tensor], rng: Random
+    ) -> dict[PartyId, dict[str, Tensor]]:
+        """Model owner: a step's operands (int64) -> what each role stores."""
+
+    @abstractmethod
+    def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> PartyRole:
+        """A compute party from what its bundle stores."""
+
+    def dealer(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> DealerRole:
+        """The dealer of a new epoch, from what its bundle stores."""
+        raise Misuse(f"protocol {self.name!r} has no dealer")
+
+    @abstractmethod
+    def share_input(self, x: Tensor, bits: int) -> dict[PartyId, Tensor]:
+        """Input owner: x (int64) -> each compute party's form of ``<x>_bits``."""
+
+    @abstractmethod
+    def reconstruct(self, shares: Mapping[PartyId, Tensor], bits: int) -> Tensor:
+        """Receiver: the parties' shares of ``<y>_bits`` -> centred int64."""
