@@ -182,7 +182,7 @@ class Maximum(Step):
         self._ring("ring_out", self.ring_out)
         if self.ring_out < self.bits + 1:
             raise BadParameters(
-                f"Maximum: differences of {self.bits}-bit values take {self.bits + 1} bits; the ring has {self.ring_out}"
+                f"Maximum: differences of {self.bits}-bit values take {self.bits + 1}; the ring has {self.ring_out}"
             )
         if self.width < 1:
             raise BadParameters(f"Maximum: a window of {self.width} values has no maximum")

@@ -113,8 +113,9 @@ class _Builder:
 
     def _max_pool(self, node: Node, op: MaxPool2d, source: str) -> None:
         bits = self.model.ranges.bits[node.inputs[0]]
+        _, rows, columns = self._shape(node)
         lowest = -(1 << (bits - 1))
-        cut = Windows(op.kernel, op.stride, op.padding, op.dilation, op.ceil_mode, lowest)
+        cut = Windows(op.kernel, op.stride, op.padding, op.dilation, (rows, columns), lowest)
         self._put(f"{node.name}/windows", cut, (source,), node.name)
         ring = max(self.model.rings[node.name], bits + 1)
         width = op.kernel[0] * op.kernel[1]

@@ -32,7 +32,7 @@ class Instruction:
     layer: str = ""  # the layer of the network that it belongs to, for ledgers and reports
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A compiled model, the same for every role; ``digest`` identifies it.
 
@@ -60,6 +60,12 @@ class Program:
             known.add(i.name)
         if self.output not in known:
             raise ProgramError(f"the program's output {self.output!r} is computed nowhere")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @cached_property
     def backend(self) -> Protocol:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from pqi.graph.ops.base import windows_shape
-
 Pair = tuple[int, int]
 
 
@@ -23,15 +21,13 @@ class Windows:
     stride: Pair
     padding: Pair
     dilation: Pair
-    ceil_mode: bool
+    size: Pair  # rows and columns of windows: H', W'
     padding_value: int
 
     def apply(self, x: Tensor, adds_constants: bool) -> Tensor:
         """Cut the windows; a view where no padding is needed."""
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel, self.stride, self.padding, self.dilation
-        h, w = windows_shape(
-            "max_pool2d", x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+        h, w = self.size
         below = max(0, (h - 1) * sh + dh * (kh - 1) + 1 - ph - x.shape[2])
         right = max(0, (w - 1) * sw + dw * (kw - 1) + 1 - pw - x.shape[3])
         if ph or pw or below or right:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols import ring
+from protocols.errors import BadParameters, PeerMisbehaved
+
+BITS = st.integers(1, 32)
+NUMBERS = st.lists(st.integers(-(1 << 40), 1 << 40), max_size=70)
+
+
+@given(bits=BITS, numbers=NUMBERS)
+def test_packing_keeps_every_residue_and_takes_the_declared_bytes(bits: int, numbers: list[int]) -> None:
+    x = torch.tensor(numbers, dtype=torch.int64)
+    packed = ring.pack(x, bits)
+    assert packed.nbytes == ring.packed_bytes(len(numbers), bits)
+    back = ring.unsigned(ring.unpack(packed.tobytes(), bits, len(numbers)), bits)
+    assert back.tolist() == [v % (1 << bits) for v in numbers]
+
+
+@given(bits=BITS, count=st.integers(0, 1000))
+def test_packing_wastes_at_most_one_byte_for_each_of_five_planes(bits: int, count: int) -> None:
+    exact = -(-bits * count // 8)
+    assert exact <= ring.packed_bytes(count, bits) <= exact + 4
+    assert ring.packed_bytes(8 * count, bits) == bits * count
+
+
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_rows_pack_one_by_one_as_they_pack_together(bits: int) -> None:
+    x = torch.arange(-30, 30).reshape(4, 15)
+    rows = ring.pack(x, bits)
+    assert rows.shape == (4, ring.packed_bytes(15, bits))
+    assert all(np.array_equal(rows[i], ring.pack(x[i], bits)) for i in range(4))
+
+
+def test_a_message_of_the_wrong_length_is_refused_with_both_lengths() -> None:
+    with pytest.raises(PeerMisbehaved, match=r"10 values of 12 bits take 15 bytes, but 14 came"):
+        ring.unpack(bytes(14), 12, 10)
+
+
+@given(bits=BITS, numbers=NUMBERS)
+def test_balanced_digits_stand_for_their_number(bits: int, numbers: list[int]) -> None:
+    x = ring.to_word(torch.tensor(numbers, dtype=torch.int64), bits)
+    d = ring.digits(x, bits)
+    assert d.dtype is torch.int8
+    total = sum(d[i].to(torch.int64) << (8 * i) for i in range(d.shape[0]))
+    assert ((total - x.to(torch.int64)) % (1 << bits) == 0).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 33))
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (5, 17, 9), (3, 300, 2), (0, 4, 3), (3, 0, 2)])
+def test_products_on_byte_units_equal_integer_products(bits: int, rows: int, inner: int, columns: int) -> None:
+    g = torch.Generator().manual_seed(bits)
+    a = torch.randint(-(1 << 20), 1 << 20, (rows, inner), generator=g)
+    b = torch.randint(-(1 << 20), 1 << 20, (inner, columns), generator=g)
+    weights = ring.stack_weights(ring.to_word(a, bits), bits)
+    digits = ring.digits(ring.to_word(b, bits), bits).reshape(-1, columns)
+    z = ring.product(weights, digits, bits)
+    assert torch.equal(ring.unsigned(z, bits).to(torch.int64), (a @ b) & ((1 << bits) - 1))
+
+
+def test_extreme_digits_do_not_saturate() -> None:
+    a, b = torch.full((1, 4096), -128), torch.full((4096, 1), -128)
+    z = ring.product(ring.stack_weights(a.to(torch.int16), 8), ring.digits(b.to(torch.int16), 8).reshape(-1, 1), 8)
+    assert int(ring.unsigned(z, 8)) == (128 * 128 * 4096) % 256
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+def test_parity_counts_the_bits_of_negative_words_too(dtype: torch.dtype) -> None:
+    width = torch.iinfo(dtype).bits
+    x = torch.tensor([0, 1, 3, 7, -1, -2], dtype=dtype)
+    assert ring.parity(x).tolist() == [0, 1, 0, 1, width % 2, (width - 1) % 2]
+
+
+@pytest.mark.parametrize("bits", [0, 33, -1])
+def test_a_ring_that_fits_no_word_is_refused(bits: int) -> None:
+    with pytest.raises(BadParameters, match="between 1 and 32"):
+        ring.word(bits)
+
+
+@given(bits=BITS, number=st.integers(-(1 << 40), 1 << 40))
+def test_the_centred_representative_is_the_nearest_to_zero(bits: int, number: int) -> None:
+    c = int(ring.centred(torch.tensor(number), bits))
+    assert (c - number) % (1 << bits) == 0
+    assert -(1 << (bits - 1)) <= c < 1 << (bits - 1)
