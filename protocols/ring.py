@@ -7,6 +7,8 @@ are used as they come, in two's complement: the bits above k are arbitrary, and 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -103,27 +105,33 @@ def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
 # --- packing to the wire ----------------------------------------------------------------------------------------
 
 
-def _planes(bits: int) -> list[tuple[int, int]]:
-    """How a ``bits``-bit value is cut for the wire: (first bit, width) with widths 16, 8, 4, 2, 1."""
+_PLANE_TYPES = {32: np.uint32, 16: np.uint16, 8: np.uint8}
+
+
+@lru_cache(maxsize=None)
+def _planes(bits: int) -> tuple[tuple[int, int], ...]:
+    """How a ``bits``-bit value is cut for the wire: (first bit, width), widths among 32, 16, 8, 4, 2, 1."""
     cut, at = [], 0
-    for width in (16, 16, 8, 4, 2, 1):
+    for width in (32, 16, 8, 4, 2, 1):
         if bits - at >= width:
             cut.append((at, width))
             at += width
-    return cut
+    return tuple(cut)
 
 
 def packed_bytes(count: int, bits: int) -> int:
     """Bytes of ``count`` packed values: ``bits`` bits each; each of at most five planes is rounded up to a byte."""
-    return sum(-(-count * width // 8) for _, width in _planes(bits))
+    size = 0
+    for _, width in _planes(bits):
+        size -= -count * width // 8
+    return size
 
 
 def pack(x: Tensor, bits: int) -> np.ndarray:
     """Pack the low ``bits`` bits of every value along the last axis.
 
-    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into
-    planes of 16, 8, 4, 2 and 1 bits; sub-byte planes put the parts of the row side by side, so no step gathers or
-    scatters.
+    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into planes of
+    32, 16, 8, 4, 2 and 1 bits; sub-byte planes put the parts of the row side by side, so no step gathers or scatters.
     """
     v = x.numpy()
     count = v.shape[-1]
@@ -131,23 +139,22 @@ def pack(x: Tensor, bits: int) -> np.ndarray:
     at = 0
     for low, width in _planes(bits):
         size = -(-count * width // 8)
+        shifted = v >> low if low else v
         if width >= 8:
-            part = (v >> low).astype(np.uint16 if width == 16 else np.uint8, order="C")
-            out[..., at : at + size] = part.view(np.uint8)
+            out[..., at : at + size] = shifted.astype(_PLANE_TYPES[width], order="C").view(np.uint8)
         else:
-            small = ((v >> low) & ((1 << width) - 1)).astype(np.uint8)
-            out[..., at : at + size] = _fold(small, width, size)
+            _fold(shifted.astype(np.uint8) & np.uint8((1 << width) - 1), width, out[..., at : at + size])
         at += size
     return out
 
 
-def _fold(v: np.ndarray, width: int, size: int) -> np.ndarray:
-    """Put ``8/width`` consecutive stretches of ``size`` values into the sub-fields of ``size`` bytes."""
-    out = np.zeros((*v.shape[:-1], size), np.uint8)
-    for i in range(8 // width):
+def _fold(v: np.ndarray, width: int, out: np.ndarray) -> None:
+    """Put ``8/width`` consecutive stretches of values into the sub-fields of the bytes of ``out``."""
+    size = out.shape[-1]
+    out[...] = v[..., :size]
+    for i in range(1, 8 // width):
         part = v[..., i * size : (i + 1) * size]
         out[..., : part.shape[-1]] |= part << np.uint8(i * width)
-    return out
 
 
 def unpack(data: bytes | np.ndarray, bits: int, count: int) -> Tensor:
@@ -159,20 +166,32 @@ def unpack(data: bytes | np.ndarray, bits: int, count: int) -> Tensor:
     want = packed_bytes(count, bits)
     if raw.shape[-1] != want:
         raise PeerMisbehaved(f"{count} values of {bits} bits take {want} bytes, but {raw.shape[-1]} came")
-    kind = np.int16 if bits <= 16 else np.int32
-    out = np.zeros((*raw.shape[:-1], count), kind)
+    kind = np.dtype(np.int16 if bits <= 16 else np.int32)
+    out = np.empty((*raw.shape[:-1], count), kind)
     at = 0
     for low, width in _planes(bits):
         size = -(-count * width // 8)
-        part = np.ascontiguousarray(raw[..., at : at + size])
+        part = raw[..., at : at + size]
         if width >= 8:
-            out |= (part.view(np.uint16) if width == 16 else part).astype(kind) << low
+            part = np.ascontiguousarray(part).view(_PLANE_TYPES[width])
+            _place(out, part, low)
         else:
             for i in range(8 // width):
                 target = out[..., i * size : (i + 1) * size]
-                target |= ((part[..., : target.shape[-1]] >> (i * width)) & ((1 << width) - 1)).astype(kind) << low
+                small = part[..., : target.shape[-1]] >> np.uint8(i * width)
+                _place(target, small & np.uint8((1 << width) - 1), low)
         at += size
     return torch.from_numpy(out)
+
+
+def _place(target: np.ndarray, part: np.ndarray, low: int) -> None:
+    """Write a plane at bit ``low``: the first plane fills the words, later ones are or-ed in."""
+    if not low:
+        np.copyto(target, part, casting="unsafe")
+        return
+    shifted = part.astype(target.dtype)
+    shifted <<= low
+    target |= shifted
 
 
 def parity(x: Tensor) -> Tensor:
