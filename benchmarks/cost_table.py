@@ -40,8 +40,8 @@ def figures(value: Cost) -> str:
 def table() -> str:
     """The table in Markdown."""
     backend = protocols.get("additive2")
-    head = "| primitive of `additive2` | dealt to B, bytes a value | online, bits a value each way | exchanges |\n|---|---|---|---|\n"
-    return head + "".join(f"| {name} | {figures(backend.cost(step, 1))} |\n" for name, step in ROWS)
+    head = "| primitive of `additive2` | dealt to B, bytes a value | online, bits a value each way | exchanges |\n"
+    return head + "|---|---|---|---|\n" + "".join(f"| {name} | {figures(backend.cost(step, 1))} |\n" for name, step in ROWS)
 
 
 def document(text: str) -> str:

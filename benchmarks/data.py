@@ -13,7 +13,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests import networks  # noqa: E402 (the networks are shared with the tests)
+from tests import networks
 
 
 def load() -> ModuleType:

@@ -1,6 +1,6 @@
 """ResNet-20 on CIFAR-10 with published weights: accuracy, exactness and latency through real processes over TLS.
 
-    PQI_DATA=... python benchmarks/resnet20.py [--test 10000] [--private 200] [--rings proven] [--json FILE]
+PQI_DATA=... python benchmarks/resnet20.py [--test 10000] [--private 200] [--rings proven] [--json FILE]
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def main() -> None:
             online.append(answer.ledger.online_seconds)
             offline.append(answer.ledger.offline_seconds)
         for name, values in (("online", online), ("offline", offline), ("whole", whole)):
-            out[f"{name}_seconds"] = {"min": min(values[3:]), "median": statistics.median(values[3:]), "max": max(values[3:])}
+            warm = values[3:]
+            out[f"{name}_seconds"] = {"min": min(warm), "median": statistics.median(warm), "max": max(warm)}
         out["online_bytes"], out["offline_bytes"] = answer.ledger.online_bytes, answer.ledger.offline_bytes
         out["exchanges"] = answer.ledger.exchanges
         answer = service.predict(x[: args.private], on_saturation="silent")

@@ -7,7 +7,7 @@ are used as they come, in two's complement: the bits above k are arbitrary, and 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
 _PLANE_TYPES = {32: np.uint32, 16: np.uint16, 8: np.uint8}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _planes(bits: int) -> tuple[tuple[int, int], ...]:
     """How a ``bits``-bit value is cut for the wire: (first bit, width), widths among 32, 16, 8, 4, 2, 1."""
     cut, at = [], 0
@@ -130,8 +130,8 @@ def packed_bytes(count: int, bits: int) -> int:
 def pack(x: Tensor, bits: int) -> np.ndarray:
     """Pack the low ``bits`` bits of every value along the last axis.
 
-    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into planes of
-    32, 16, 8, 4, 2 and 1 bits; sub-byte planes put the parts of the row side by side, so no step gathers or scatters.
+    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into planes
+    of 32, 16, 8, 4, 2 and 1 bits; sub-byte planes put parts of the row side by side, so no step gathers or scatters.
     """
     v = x.numpy()
     count = v.shape[-1]

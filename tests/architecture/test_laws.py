@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("protocols", "pqi")
+SERIALISERS = ("pickle", "marshal", "shelve", "dill")
+FORBIDDEN_CALLS = ("print", "eval", "exec")
 
 
 def sources(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -71,17 +73,18 @@ def test_nothing_is_pickled_and_nothing_printed_and_no_check_is_an_assert() -> N
     wrong = []
     for path, tree in sources(*PACKAGES):
         where = path.relative_to(ROOT)
-        wrong += [f"{where} imports {n}" for n in imported(tree) if n.split(".")[0] in ("pickle", "marshal", "shelve", "dill")]
+        wrong += [f"{where} imports {n}" for n in imported(tree) if n.split(".")[0] in SERIALISERS]
         for node in ast.walk(tree):
             if isinstance(node, ast.Assert):
                 wrong.append(f"{where}:{node.lineno} asserts")
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "eval", "exec"):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
                 wrong.append(f"{where}:{node.lineno} calls {node.func.id}")
     assert not wrong
 
 
 def test_rooms_stay_small() -> None:
-    long_files = {str(p.relative_to(ROOT)): n for p, _ in sources(*PACKAGES) if (n := len(p.read_text().splitlines())) > 400}
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p, _ in sources(*PACKAGES)}
+    long_files = {name: lines for name, lines in lengths.items() if lines > 400}
     long_functions = [
         f"{path.relative_to(ROOT)}:{node.name} ({node.end_lineno - node.lineno + 1} lines)"
         for path, tree in sources(*PACKAGES)
@@ -99,11 +102,8 @@ def test_a_protocol_is_imported_only_when_it_is_asked_for() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_has_exactly_two_top_level_packages(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {n.split("/")[0] for n in zipfile.ZipFile(wheel).namelist()}
     assert {n for n in names if not n.endswith(".dist-info")} == {"pqi", "protocols"}

@@ -50,12 +50,8 @@ def run(
         dealer.deal(0, first)  # items used by somebody else: positions must not matter
         dealt = dealer.deal(first, n)
     shares = backend.share_input(x, ring_in)
-    log = simulate(
-        {
-            p: _party(backend, steps, p, stored.get(p, {}), (keys[p], first, n, dealt if p is PartyId.P1 else b""), shares[p])
-            for p in backend.parties
-        }
-    )
+    material = {p: (keys[p], first, n, dealt if p is PartyId.P1 else b"") for p in backend.parties}
+    log = simulate({p: _party(backend, steps, p, stored.get(p, {}), material[p], shares[p]) for p in backend.parties})
     got = backend.reconstruct(log.results, ring_out) & ((1 << ring_out) - 1)
     want = ring.unsigned(define(step, x, operands or {}), ring_out).to(torch.int64)
     cost = sum((backend.cost(s, n) for _, s, _ in steps), Cost())

@@ -1,4 +1,4 @@
-"""Every primitive, every ring from 4 to 32 bits, ragged shapes, batches of 0, 1 and 7, extreme values: equal to ``clear``."""
+"""Every primitive, rings of 4 to 32 bits, ragged shapes, batches of 0, 1 and 7, extreme values: equal to ``clear``."""
 
 from __future__ import annotations
 

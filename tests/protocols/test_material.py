@@ -75,7 +75,8 @@ def test_only_p0_can_expand_the_table_stream() -> None:
 
 
 def test_fields_do_not_overlap_in_records_or_streams() -> None:
-    where = Layout({"a": [Field("m", Kind.MASK, 3, 5), Field("d", Kind.DEALT, 7, 9)], "b": [Field("t", Kind.TABLE, 2, 4, 8)]})
+    first = [Field("m", Kind.MASK, 3, 5), Field("d", Kind.DEALT, 7, 9)]
+    where = Layout({"a": first, "b": [Field("t", Kind.TABLE, 2, 4, 8)]})
     assert where.record_at[("a", "d")] == 0
     assert where.record_at[("b", "t")] == where.fields[("a", "d")].record_bytes
     assert where.record_bytes == where.fields[("a", "d")].record_bytes + 8

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -182,7 +183,7 @@ def test_a_clamp_far_below_its_ring_is_done_in_stages() -> None:
     clamps = [s for _, s in steps if isinstance(s, api.Clamp)]
     assert len(clamps) == len(steps) > 1
     assert clamps[0].shift == 4
-    assert all(c.shift == 0 and c.ring == p.ring_out for p, c in zip(clamps, clamps[1:], strict=False))
+    assert all(c.shift == 0 and c.ring == p.ring_out for p, c in pairwise(clamps))
     assert clamps[-1] == api.Clamp((3,), clamps[-2].ring_out, 0, 4, -2, 12)
     x = torch.arange(-(1 << 31), 1 << 31, 12345677)[None]
     from protocols.clear import define
