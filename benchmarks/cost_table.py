@@ -40,8 +40,9 @@ def figures(value: Cost) -> str:
 def table() -> str:
     """The table in Markdown."""
     backend = protocols.get("additive2")
-    head = "| primitive of `additive2` | dealt to B, bytes a value | online, bits a value each way | exchanges |\n"
-    return head + "|---|---|---|---|\n" + "".join(f"| {name} | {figures(backend.cost(step, 1))} |\n" for name, step in ROWS)
+    head = "| primitive of `additive2` | dealt to B, bytes a value | online, bits a value each way | exchanges |"
+    rows = [f"| {name} | {figures(backend.cost(step, 1))} |" for name, step in ROWS]
+    return "\n".join([head, "|---|---|---|---|", *rows, ""])
 
 
 def document(text: str) -> str:

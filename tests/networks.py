@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,19 @@ def settle(net: nn.Module, shape: Sequence[int], seed: int = 0) -> nn.Module:
     return net.eval()
 
 
+def seeded(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The same weights at every call, without touching the caller's random numbers."""
+
+    @wraps(make)
+    def build(*args: Any, **kwargs: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make(*args, **kwargs)
+
+    return build
+
+
+@seeded
 def mlp(features: int = 20, hidden: int = 32, classes: int = 5) -> nn.Module:
     """Linear, ReLU, dropout; input (N, features)."""
     return nn.Sequential(
@@ -55,6 +69,7 @@ class SmallCNN(nn.Module):
         return self.fc2(F.relu(self.fc1(x)))
 
 
+@seeded
 def small_cnn(classes: int = 10) -> nn.Module:
     """A SmallCNN with batch-norm statistics."""
     return settle(SmallCNN(classes), (1, 12, 12))
@@ -100,6 +115,7 @@ class ResNetCIFAR(nn.Module):
         return self.linear(x.view(x.size(0), -1))
 
 
+@seeded
 def resnet20(arrays: Mapping[str, np.ndarray[Any, Any]] | None = None) -> nn.Module:
     """ResNet-20, with weights from plain arrays if given."""
     net = ResNetCIFAR()
@@ -167,6 +183,7 @@ class MobileBlock(nn.Module):
         return self.fc(F.hardtanh(self.grouped(x), -2.0, 2.0).mean((2, 3)))
 
 
+@seeded
 def mobile_block() -> nn.Module:
     """A MobileBlock with batch-norm statistics."""
     return settle(MobileBlock(), (3, 10, 10))
@@ -189,6 +206,7 @@ class ConcatNet(nn.Module):
         return self.fc(y.squeeze(-1).squeeze(-1))
 
 
+@seeded
 def concat_net() -> nn.Module:
     """A ConcatNet with batch-norm statistics."""
     return settle(ConcatNet(), (2, 8, 8))
