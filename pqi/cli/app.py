@@ -1,0 +1,62 @@
+"""The commands, in the order in which a user meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from pqi.cli.demo import demo
+from pqi.cli.guard import guarded
+from pqi.cli.inspect import inspect
+from pqi.cli.keys import keys
+from pqi.cli.options import example
+from pqi.cli.predict import predict
+from pqi.cli.quantize import quantize
+from pqi.cli.serve import deal, serve
+from pqi.cli.split import split
+
+app = typer.Typer(
+    name="pqi",
+    help="Private inference on quantized neural networks, exact to the bit.",
+    epilog=example("pqi demo", "pqi quantize --help"),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+_EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
+    demo: ("pqi demo", "pqi demo --network wan --json demo.json"),
+    quantize: (
+        "pqi quantize net.pt2 --calibration digits.npz -o digits.pqi",
+        "pqi quantize mynets.digits:trained --calibration digits.npz -o digits.pqi --activation-bits 5",
+    ),
+    inspect: ("pqi inspect digits.pqi", "pqi inspect digits.pqi --network wan --json costs.json"),
+    split: ("pqi split digits.pqi -o bundles --server-a 10.0.0.1:7401 --server-b 10.0.0.2:7401",),
+    keys: ("pqi keys bundles",),
+    serve: ("pqi serve bundles/server_a",),
+    deal: ("pqi deal bundles/dealer",),
+    predict: ("pqi predict --config bundles/client/client.toml --input images.npy -o answer.npy",),
+}
+
+for _command, _lines in _EXAMPLES.items():
+    app.command(epilog=example(*_lines))(guarded(_command))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import pqi
+
+        typer.echo(f"pqi {pqi.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Private inference on quantized neural networks, exact to the bit."""

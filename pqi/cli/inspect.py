@@ -1,0 +1,172 @@
+"""``pqi inspect``: layers, rings, proofs, declared cost, who learns what. Nothing runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from pqi.cli.options import (
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    Network,
+    NetworkOption,
+    ProtocolOption,
+    Rounding,
+    RoundingOption,
+)
+from pqi.cli.screen import out, plain, security_statement, shape, size, table, write_json
+
+if TYPE_CHECKING:
+    from pqi.graph.report import Report
+    from pqi.program import Program
+
+_CAPTION = (
+    "ring: bits of the value's ring. proof: bits that no input can exceed. shift+index: bits of the accumulator that "
+    "are dropped, and read. Costs: one input, as declared; bytes online are sent by each server, dealt ones go to "
+    "server B beforehand."
+)
+
+
+def inspect(
+    model: ModelArgument,
+    protocol: ProtocolOption = "additive2",
+    network: NetworkOption = Network.LAN,
+    rounding: RoundingOption = Rounding.EXACT,
+    json_file: JsonOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show layers, rings, proofs, what an answer costs before anything runs, and who learns what.
+
+    Costs are for one input: exchanges one after the other, bytes that each server sends to the other, bytes dealt
+    beforehand to server B.
+    """
+    from pqi.graph.store import load
+    from pqi.program import compile as compiled
+
+    loaded = load(model)
+    program = compiled(loaded, protocol, network.value, rounding.value)
+    facts = gather(model, loaded.report(), program, network.value, rounding.value)
+    _show(facts)
+    write_json(json_file, facts)
+
+
+def gather(path: Path, report: Report, program: Program, network: str, rounding: str) -> dict[str, Any]:
+    """Everything that the screen shows, as JSON values."""
+    costs, chosen = program.cost_by_layer(1), primitives(program)
+    layers = []
+    for row in report.rows:
+        cost = costs.get(row.name)
+        layers.append(
+            {
+                "name": row.name,
+                "op": row.op,
+                "shape": list(row.shape),
+                "ring": row.ring,
+                "proven_bits": row.proven_bits,
+                "reads": row.reads,
+                "shift": row.shift,
+                "index_bits": row.index_bits,
+                "primitives": chosen.get(row.name, []),
+                "exchanges": cost.exchanges if cost else 0,
+                "online_bytes_per_party": cost.online_bytes if cost else 0,
+                "dealt_bytes": cost.dealt_bytes if cost else 0,
+                "source": row.source,
+            }
+        )
+    total = program.cost(1)
+    return {
+        "model": str(path),
+        "protocol": program.protocol,
+        "planned_for": network,
+        "rounding": rounding,
+        "rings": report.policy,
+        "exact": program.exact,
+        "digest": program.digest,
+        "input_shape": list(program.input_shape),
+        "output_shape": list(program.output_shape),
+        "macs": report.macs,
+        "activations": report.activations,
+        "weights": report.weights,
+        "layers": layers,
+        "total": {
+            "exchanges": total.exchanges,
+            "online_bytes_per_party": total.online_bytes,
+            "dealt_bytes": total.dealt_bytes,
+        },
+        "security": {"adversary": program.security.adversary, "learns": dict(program.security.learns)},
+    }
+
+
+def primitives(program: Program) -> dict[str, list[str]]:
+    """The protocol's primitives that each layer is made of, in order, repeated ones counted."""
+    from protocols.api import Step
+
+    names: dict[str, list[str]] = {}
+    for i in program.instructions:
+        if isinstance(i.action, Step):
+            names.setdefault(i.layer, []).append(type(i.action).__name__)
+    return {
+        layer: [name if count == 1 else f"{count} {name}" for name, count in Counter(found).items()]
+        for layer, found in names.items()
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    console = out()
+    kind = f"protocol {facts['protocol']}, planned for {facts['planned_for']}, rounding {facts['rounding']}"
+    console.print(f"[title]{plain(facts['model'])}[/title]  {kind}")
+    console.print(_layers(facts))
+    proof = (
+        "proven: no input can wrap" if facts["rings"] == "proven" else "calibrated: arithmetic mod 2^k by definition"
+    )
+    same = "yes: private answers equal the integer model's in every bit"
+    exact = same if facts["exact"] else "no: stochastic rounding may raise a code by one"
+    summary = Table.grid(padding=(0, 2))
+    summary.add_row("rings", proof)
+    summary.add_row("exact", exact)
+    summary.add_row(
+        "size",
+        f"{facts['macs']:,} multiply-accumulates, {facts['activations']:,} activations, {facts['weights']:,} weights",
+    )
+    console.print(summary)
+    console.print()
+    console.print(security_statement(facts["security"]["adversary"], facts["security"]["learns"]))
+
+
+def _layers(facts: dict[str, Any]) -> Table:
+    made = table("", ["layer"], caption=_CAPTION)
+    for name in ("operator", "shape"):
+        made.add_column(name, no_wrap=True)
+    for name in ("ring", "proof", "shift+index"):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("primitives", min_width=12)
+    for name in ("exchanges", "online", "dealt"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for layer in facts["layers"]:
+        index = "" if layer["index_bits"] is None else f"{layer['shift']}+{layer['index_bits']}"
+        made.add_row(
+            plain(layer["name"]),
+            layer["op"],
+            shape(layer["shape"]),
+            str(layer["ring"]),
+            str(layer["proven_bits"]),
+            index,
+            ", ".join(layer["primitives"]),
+            str(layer["exchanges"] or ""),
+            size(layer["online_bytes_per_party"]) if layer["online_bytes_per_party"] else "",
+            size(layer["dealt_bytes"]) if layer["dealt_bytes"] else "",
+        )
+    total = facts["total"]
+    made.add_section()
+    made.add_row(
+        *["total", "", "", "", "", "", ""],
+        str(total["exchanges"]),
+        size(total["online_bytes_per_party"]),
+        size(total["dealt_bytes"]),
+        style="title",
+    )
+    return made

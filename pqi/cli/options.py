@@ -1,0 +1,84 @@
+"""What commands share: options with one meaning everywhere, and how an example is written."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protocols import CATALOGUE
+
+
+class Network(str, Enum):
+    """What a program is planned for."""
+
+    LAN = "lan"
+    WAN = "wan"
+
+
+class Rounding(str, Enum):
+    """How accumulators are shifted."""
+
+    EXACT = "exact"
+    STOCHASTIC = "stochastic"
+
+
+class Rings(str, Enum):
+    """How rings are chosen."""
+
+    PROVEN = "proven"
+    CALIBRATED = "calibrated"
+
+
+def _known_protocol(name: str) -> str:
+    if name not in CATALOGUE:
+        raise typer.BadParameter(f"there is no protocol {name!r}; choose from {', '.join(sorted(CATALOGUE))}")
+    return name
+
+
+def _writable(path: Path | None) -> Path | None:
+    # Found out now rather than after the work.
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.absolute().parent}")
+    return path
+
+
+ProtocolOption = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar=f"[{'|'.join(sorted(CATALOGUE))}]",
+        callback=_known_protocol,
+        help="How the model is computed; clear is plaintext, for comparison only.",
+    ),
+]
+NetworkOption = Annotated[
+    Network, typer.Option("--network", help="Plan for the fewest bytes (lan) or the fewest exchanges (wan).")
+]
+RoundingOption = Annotated[
+    Rounding, typer.Option("--rounding", help="exact equals the integer model; stochastic is cheaper and does not.")
+]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        dir_okay=False,
+        callback=_writable,
+        help="Also write what the screen shows to FILE.",
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="M.pqi", help="An integer model, as pqi quantize writes it.", show_default=False)
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads for tensor work.", show_default="shared out")
+]
+
+
+def example(*lines: str) -> str:
+    """The closing lines of a help text."""
+    return "\n".join(["[bold]Example[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

@@ -1,0 +1,61 @@
+"""Clocks, memory, and the machine that the figures are of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RUNS = 3
+_PACKAGES = ("torch", "numpy", "cryptography", "safetensors", "scikit-learn")
+
+
+def fastest(work: Callable[[], object], runs: int = RUNS) -> float:
+    """Seconds of the fastest of some runs, the first one not counted: what the work takes, without warming up."""
+    work()
+    best = float("inf")
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def peak_mb_of(pid: int) -> float | None:
+    """The most memory that a process ever held, in MB (10^6 bytes); None where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024 / 1e6
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python, and what the figures depend on."""
+    import pqi
+
+    found = {"pqi": pqi.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory, system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts: dict[str, Any] = {"processor": _processor(), "cores": cores, "system": platform.platform()}
+    with suppress(ValueError, OSError, AttributeError):
+        facts["memory_mb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6)
+    return facts
+
+
+def _processor() -> str:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()

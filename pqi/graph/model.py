@@ -1,0 +1,236 @@
+"""The exact integer model: what every private answer must equal, bit for bit."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pqi.graph.errors import GraphError, InputError, RangeError, SaturationWarning
+from pqi.graph.graph import OUTPUT, IntegerGraph
+from pqi.graph.ranges import MAX_RING, Ranges, lift, prove, refuse_wide, rings
+from pqi.quant.quantizer import Quantizer
+
+if TYPE_CHECKING:
+    from pqi.graph.report import Report
+
+POLICIES = ("proven", "calibrated")
+_CHUNK_VALUES = 1 << 19  # int64 values of the widest layer held at a time: 4 MB, which stays in the cache
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``IntegerModel.verify`` established: the proven bits, and the ring of every consumer."""
+
+    policy: str
+    proven_bits: dict[str, int]
+    accumulators: dict[str, int]
+
+    @property
+    def can_wrap(self) -> tuple[str, ...]:
+        """Consumers whose ring is narrower than the proof (only under the calibrated policy)."""
+        return tuple(name for name, k in self.accumulators.items() if k < self.proven_bits[name])
+
+
+class IntegerModel:
+    """An integer graph with its rings, the client's input quantizer and the scale of the answer.
+
+    graph: the integer graph. rings: ring k of each node's value. accumulators: ring in which each Requantize, Step
+    and the answer ("output") read. input_quantizer: codes = lift(Q(x)) - Z. output_scale: answer = integer * scale.
+    policy: "proven" (no input can wrap) or "calibrated" (arithmetic mod 2^k by definition).
+    """
+
+    def __init__(
+        self,
+        graph: IntegerGraph,
+        accumulators: Mapping[str, int],
+        input_quantizer: Quantizer,
+        output_scale: float,
+        policy: str = "proven",
+        ranges: Ranges | None = None,
+    ) -> None:
+        if policy not in POLICIES:
+            raise GraphError(f"policy is {policy!r}: it must be one of {POLICIES}")
+        if set(accumulators) != set(graph.readers()):
+            raise GraphError(f"rings are given for {sorted(accumulators)}, needed for {sorted(graph.readers())}")
+        if not (np.isfinite(output_scale) and output_scale > 0):
+            raise GraphError(f"output_scale is {output_scale}: it must be positive and finite")
+        for consumer, k in accumulators.items():
+            if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_RING:
+                raise RangeError(f"the ring read by {consumer!r} has {k!r} bits: 1 to {MAX_RING} are possible")
+        self.graph = graph
+        self.accumulators = dict(accumulators)
+        self.input_quantizer = input_quantizer
+        self.output_scale = float(output_scale)
+        self.policy = policy
+        self.ranges = ranges if ranges is not None else prove(graph, self.accumulators)
+        self.rings = rings(graph, self.accumulators, self.ranges)
+        self._check_input_codes()
+        self._check_rings(self.ranges)
+        wide = [name for name, k in self.rings.items() if k > MAX_RING]
+        if wide:
+            raise RangeError(f"{wide} need rings of more than {MAX_RING} bits: use fewer activation bits")
+
+    def _check_input_codes(self) -> None:
+        q, node = self.input_quantizer, self.graph.input
+        lowest, highest = q.code_range
+        if q.axis is not None or lowest < node.lo or highest > node.hi:
+            raise GraphError(
+                f"the input quantizer gives codes from {lowest} to {highest} (axis {q.axis}), the graph's input "
+                f"declares {node.lo} to {node.hi} for the whole tensor"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return self.graph.input.shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one answer, without the batch axis."""
+        return self.graph.shapes[self.graph.output]
+
+    def __repr__(self) -> str:
+        widest = max(self.accumulators.values())
+        return f"IntegerModel({self.input_shape} -> {self.output_shape}, {self.policy} rings up to {widest} bits)"
+
+    def verify(self) -> Verification:
+        """Prove every range anew and check the rings against it; raises RangeError naming the layers that fail."""
+        return self._check_rings(prove(self.graph, self.accumulators))
+
+    def _check_rings(self, ranges: Ranges) -> Verification:
+        needed = {c: ranges.bits[v] for c, v in self.graph.readers().items()}
+        if self.policy == "proven":
+            short = {c: k for c, k in self.accumulators.items() if k < needed[c]}
+            if short:
+                where = ", ".join(f"{c!r}: {needed[c]} bits needed, {k} given" for c, k in short.items())
+                raise RangeError(f"rings that can wrap under the proven policy: {where}. Quantize the network again.")
+        else:
+            refuse_wide(self.graph, self.accumulators, ranges)
+        return Verification(self.policy, needed, dict(self.accumulators))
+
+    def encode(self, x: Any, on_saturation: str = "warn") -> Tensor:
+        """Codes int64 (N, *input_shape) of a float batch: floor(C x + d) - Z, moved into the declared range.
+
+        Values outside the range saturate at its nearest end; on_saturation says how that is told: "warn" (a
+        SaturationWarning with their share), "error" (InputError) or "silent". Raises InputError on a wrong shape,
+        a dtype that is not real numbers, NaN or infinity.
+        """
+        if on_saturation not in ("warn", "error", "silent"):
+            raise InputError(f"on_saturation is {on_saturation!r}: it must be 'warn', 'error' or 'silent'")
+        values = _real_batch(x, self.input_shape)
+        codes, outside = self.input_quantizer.saturating_codes(values)
+        if outside and on_saturation != "silent":
+            lo, hi = self.input_quantizer.value_range
+            share = f"{outside} of {values.size} input values ({outside / values.size:.3%})"
+            found = f"{share} lie outside [{lo:.6g}, {hi:.6g}]"
+            advice = "Scale the input as the calibration data were, or quantize with a wider input_range."
+            if on_saturation == "error":
+                raise InputError(f"{found}, the declared range. {advice}")
+            warnings.warn(f"{found} and were moved to its nearest end. {advice}", SaturationWarning, stacklevel=2)
+        return torch.from_numpy(codes)
+
+    def decode(self, integers: Any) -> NDArray[np.float64]:
+        """The answer as real numbers: integers * output_scale."""
+        return np.asarray(integers, dtype=np.float64) * self.output_scale
+
+    def integers(self, codes: Tensor) -> Tensor:
+        """The integer answer, int64 (N, *output_shape), for codes int64 (N, *input_shape). Exact."""
+        node = self.graph.input
+        if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or tuple(codes.shape[1:]) != node.shape:
+            what = f"{codes.dtype} {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
+            raise InputError(
+                f"codes are {what}: an int64 tensor of shape (N, {', '.join(map(str, node.shape))}) is needed"
+            )
+        if codes.numel():
+            low, high = (int(v) for v in codes.aminmax())
+            if low < node.lo or high > node.hi:
+                raise InputError(f"codes run from {low} to {high}: [{node.lo}, {node.hi}] is the declared range")
+        return torch.cat([self.graph.run(part, self._reduce) for part in chunks(self.graph, codes)])
+
+    def _reduce(self, consumer: str, value: Tensor) -> Tensor:
+        # A proven value is its own representative; only calibrated rings reduce, by definition of the model.
+        return lift(value, self.accumulators[consumer]) if self.policy == "calibrated" else value
+
+    def predict(self, x: Any, on_saturation: str = "warn") -> NDArray[np.float64]:
+        """The integer model's answer for a float batch (N, *input_shape), as real numbers (N, *output_shape)."""
+        return self.decode(self.integers(self.encode(x, on_saturation)).numpy())
+
+    def wraps(self, x: Any) -> dict[str, float]:
+        """Share of values, per consumer (the answer under "output"), that leave their ring on the float batch x."""
+        wrapped = dict.fromkeys(self.accumulators, 0)
+        total = dict.fromkeys(self.accumulators, 0)
+
+        def count(consumer: str, value: Tensor) -> Tensor:
+            reduced = lift(value, self.accumulators[consumer])
+            wrapped[consumer] += int((reduced != value).sum())
+            total[consumer] += value.numel()
+            return reduced
+
+        for part in chunks(self.graph, self.encode(x, "silent")):
+            self.graph.run(part, count)
+        return {name: wrapped[name] / total[name] if total[name] else 0.0 for name in wrapped}
+
+    def report(self, data: Any = None) -> Report:
+        """Per layer: shapes, rings, proof, shift and index bits, weights, operations; with ``data`` also wraps seen."""
+        from pqi.graph.report import build_report
+
+        return build_report(self, self.wraps(data) if data is not None else None)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as one file (safetensors with a JSON graph), atomically."""
+        from pqi.graph.store import save
+
+        save(self, path)
+
+
+def observe(graph: IntegerGraph, codes: Tensor) -> dict[str, tuple[int, int]]:
+    """Ends of what each consumer (and "output") reads on a batch of codes, without any reduction."""
+    seen: dict[str, tuple[int, int]] = dict.fromkeys(graph.readers(), (0, 0))
+
+    def look(consumer: str, value: Tensor) -> Tensor:
+        if value.numel():
+            low, high = (int(v) for v in value.aminmax())
+            seen[consumer] = (min(seen[consumer][0], low), max(seen[consumer][1], high))
+        return value
+
+    for part in chunks(graph, codes):
+        graph.run(part, look)
+    return seen
+
+
+def chunks(graph: IntegerGraph, codes: Tensor) -> tuple[Tensor, ...]:
+    """The batch in parts whose widest layer stays within a fixed size (one empty part for an empty batch)."""
+    size = max(1, _CHUNK_VALUES // max(math.prod(shape) for shape in graph.shapes.values()))
+    return torch.split(codes, size)
+
+
+def _real_batch(x: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """x as float64 (N, *shape); refused with the reason otherwise."""
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"the input has dtype {array.dtype}: real numbers (float or integer) are needed")
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+        wanted = f"(N, {', '.join(map(str, shape))})"
+        hint = " Add the batch axis: x[None]." if array.shape == shape else ""
+        raise InputError(f"the input has shape {array.shape}: {wanted} is needed.{hint}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(
+            f"the input has {nans} NaN and {infinities} infinite values, the first at index {first}: "
+            "clean the data before asking"
+        )
+    return array
+
+
+__all__ = ["OUTPUT", "IntegerModel", "Verification", "observe"]

@@ -1,0 +1,60 @@
+"""Operators of the integer graph: one frozen record each. A new operator is a class and one line of the catalogue."""
+
+from __future__ import annotations
+
+from pqi.graph.ops.add import Add
+from pqi.graph.ops.base import Bounds, Op, Shape
+from pqi.graph.ops.concat import Concat
+from pqi.graph.ops.conv2d import Conv2d
+from pqi.graph.ops.dense import Dense
+from pqi.graph.ops.max_pool2d import MaxPool2d
+from pqi.graph.ops.pad import Pad
+from pqi.graph.ops.permute import Permute
+from pqi.graph.ops.requantize import Requantize
+from pqi.graph.ops.reshape import Reshape
+from pqi.graph.ops.scale import Scale
+from pqi.graph.ops.slice import Slice
+from pqi.graph.ops.source import Input
+from pqi.graph.ops.step import Step
+from pqi.graph.ops.sum_pool2d import SumPool2d
+
+CATALOGUE: dict[str, type[Op]] = {
+    op.kind: op
+    for op in (
+        Input,
+        Conv2d,
+        Dense,
+        Scale,
+        Add,
+        Requantize,
+        Step,
+        MaxPool2d,
+        SumPool2d,
+        Concat,
+        Reshape,
+        Permute,
+        Slice,
+        Pad,
+    )
+}
+
+__all__ = [
+    "CATALOGUE",
+    "Add",
+    "Bounds",
+    "Concat",
+    "Conv2d",
+    "Dense",
+    "Input",
+    "MaxPool2d",
+    "Op",
+    "Pad",
+    "Permute",
+    "Requantize",
+    "Reshape",
+    "Scale",
+    "Shape",
+    "Slice",
+    "Step",
+    "SumPool2d",
+]

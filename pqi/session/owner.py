@@ -1,0 +1,116 @@
+"""The model owner: cuts a model into one bundle per role, and makes the keys of a deployment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+import pqi.program
+from pqi.graph.model import IntegerModel
+from pqi.net.authority import make_private_directory, write_keys, write_private
+from pqi.net.tls import format_address, parse_address
+from pqi.session.bundle import BUNDLE_FILE, FORMAT, SECRETS_FILE, VERSION
+from pqi.session.errors import BundleError
+from pqi.session.inputs import InputSpec
+from pqi.session.material import new_id
+from pqi.session.roles import CLIENT, DEALER, PARTIES, SERVERS, roles_of
+from protocols.rounds import PartyId
+
+DEFAULT_ADDRESSES = {"server_a": "127.0.0.1:7401", "server_b": "127.0.0.1:7402"}
+CONFIG_FILE = "client.toml"
+
+
+def split(
+    model: IntegerModel,
+    directory: str | Path,
+    *,
+    protocol: str = "additive2",
+    addresses: Mapping[str, str] | None = None,
+    network: str = "lan",
+    rounding: str = "exact",
+) -> Path:
+    """Write one bundle per role below ``directory`` and return it. Each holds only what its role may know.
+
+    addresses: "host:port" of each compute server (defaults: this machine). The shares are drawn anew at every split,
+    so bundles of two splits never work together. Raises BundleError if a bundle is there already or an address is bad.
+    """
+    directory = Path(directory)
+    program = pqi.program.compile(model, protocol=protocol, network=network, rounding=rounding)
+    roles = roles_of(program.parties, program.needs_dealer)
+    where = _addresses(program, addresses or DEFAULT_ADDRESSES)
+    for role in roles:
+        if (directory / role / BUNDLE_FILE).exists():
+            raise BundleError(
+                f"{directory / role} holds a bundle already; a split never replaces one. Name a new folder"
+            )
+    common: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "deployment": new_id(),
+        "digest": program.digest,
+        "program": program.to_json(),
+        "addresses": where,
+    }
+    tensors = pqi.program.split_weights(model, program)
+    for role in roles:
+        make_private_directory(directory / role)
+        if role == CLIENT:
+            facts = _write_client(model, directory / role, where)
+        else:
+            party = PartyId.DEALER if role == DEALER else PARTIES[role]
+            facts = _write_secrets(tensors.get(party, {}), directory / role)
+        document = json.dumps({**common, "role": role, **facts}, indent=1, allow_nan=False)
+        write_private(directory / role / BUNDLE_FILE, document.encode())
+    return directory
+
+
+def _write_client(model: IntegerModel, directory: Path, addresses: Mapping[str, str]) -> dict[str, Any]:
+    """The client's configuration file, and what its bundle says beyond the common part."""
+    write_private(directory / CONFIG_FILE, _client_toml(addresses).encode())
+    return {"input": InputSpec.of_model(model).to_json(), "output_scale": float(model.output_scale)}
+
+
+def _write_secrets(tensors: Mapping[str, Tensor], directory: Path) -> dict[str, Any]:
+    """A server's or the dealer's tensors, and what its bundle says beyond the common part."""
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_private(directory / SECRETS_FILE, data)
+    return {"secrets_sha256": hashlib.sha256(data).hexdigest()}
+
+
+def make_keys(directory: str | Path) -> Path:
+    """Make a certificate authority and TLS files for every role whose bundle lies below ``directory``.
+
+    The authority's key stays in ``directory``/authority (mode 0600): keep it away from the servers.
+    Raises BundleError if there is no bundle, FileExistsError rather than replace a key.
+    """
+    directory = Path(directory)
+    known = (*SERVERS.values(), DEALER, CLIENT)
+    roles = [role for role in known if (directory / role / BUNDLE_FILE).is_file()]
+    if not roles:
+        raise BundleError(f"{directory} holds no bundle; `pqi split` makes them, then come the keys")
+    write_keys(directory, roles)
+    return directory
+
+
+def _addresses(program: pqi.program.Program, given: Mapping[str, str]) -> dict[str, str]:
+    needed = [SERVERS[party] for party in program.parties]
+    missing = [role for role in needed if role not in given]
+    if missing:
+        raise BundleError(f"no address for {', '.join(missing)}; give each compute server as host:port")
+    try:
+        return {role: format_address(parse_address(given[role])) for role in needed}
+    except ValueError as error:
+        raise BundleError(str(error)) from None
+
+
+def _client_toml(addresses: Mapping[str, str]) -> str:
+    lines = ["# Paths are relative to this file.", 'bundle = "."', "timeout = 8.0", "", "[addresses]"]
+    lines += [f'{role} = "{address}"' for role, address in addresses.items()]
+    lines += ["", "[tls]", 'ca = "tls/ca.pem"', 'certificate = "tls/cert.pem"', 'key = "tls/key.pem"', ""]
+    return "\n".join(lines)

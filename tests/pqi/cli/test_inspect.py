@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import pqi as package
+from tests.pqi.cli.clikit import pqi
+
+
+@pytest.mark.parametrize("protocol", ["additive2", "clear"])
+@pytest.mark.parametrize("network", ["lan", "wan"])
+def test_the_costs_shown_are_those_of_the_program(model_file: Path, protocol: str, network: str) -> None:
+    facts_file = model_file.with_suffix(".json")
+    result = pqi("inspect", model_file, "--protocol", protocol, "--network", network, "--json", facts_file)
+    assert result.exit_code == 0, result.output
+    facts, program = json.loads(facts_file.read_text()), package.compile(package.load(model_file), protocol, network)
+    cost = program.cost(1)
+    assert facts["total"] == {
+        "exchanges": cost.exchanges,
+        "online_bytes_per_party": cost.online_bytes,
+        "dealt_bytes": cost.dealt_bytes,
+    }
+    for key in facts["total"]:
+        assert sum(layer[key] for layer in facts["layers"]) == facts["total"][key]
+    assert facts["security"] == {
+        "adversary": program.security.adversary,
+        "learns": dict(program.security.learns),
+    }
+    assert (facts["digest"], facts["exact"]) == (program.digest, True)
+
+
+def test_the_screen_shows_every_layer_every_role_and_the_adversary_in_100_columns(
+    model: package.IntegerModel, model_file: Path
+) -> None:
+    result = pqi("inspect", model_file)
+    text = " ".join(result.stdout.split())
+    for node in model.graph.nodes:
+        assert node.name in text
+    security = package.compile(model).security
+    assert all(role in text for role in security.learns)
+    assert security.adversary in text
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+    assert "private answers equal the integer model's in every bit" in text
+
+
+def test_stochastic_rounding_is_never_called_exact(model_file: Path) -> None:
+    facts_file = model_file.with_suffix(".json")
+    result = pqi("inspect", model_file, "--rounding", "stochastic", "--json", facts_file)
+    assert result.exit_code == 0
+    assert json.loads(facts_file.read_text())["exact"] is False
+    assert "no: stochastic rounding may raise a code by one" in result.stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\xff" * 64])
+def test_a_file_that_is_no_model_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "hostile.pqi"
+    path.write_bytes(content)
+    result = pqi("inspect", path)
+    assert result.exit_code == 1
+    assert "hostile.pqi" in result.stderr and "Traceback" not in result.output
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    result = pqi("inspect", tmp_path / "nowhere.pqi")
+    assert result.exit_code == 1
+    assert "nowhere.pqi" in result.stderr

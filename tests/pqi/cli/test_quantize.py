@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.export import Dim, export
+
+import pqi as package
+from tests.pqi.cli.clikit import pqi
+from tests.pqi.cli.conftest import samples, small_net
+
+
+def exported(path: Path, batch: int | None = None) -> Path:
+    shapes = ({0: Dim("batch")},) if batch is None else None
+    torch.export.save(export(small_net(), (torch.from_numpy(samples(batch or 2)),), dynamic_shapes=shapes), path)
+    return path
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's module in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user_networks.py").write_text(
+        "from tests.pqi.cli.conftest import small_net\n"
+        "import torch\n"
+        "as_it_is = small_net()\n"
+        "def smooth(): return torch.nn.Sequential(small_net(), torch.nn.GELU(), torch.nn.Linear(5, 2))\n"
+        "def number(): return 7\n"
+        "text = 'hello'\n"
+        "def broken(): raise RuntimeError('no weights here')\n"
+    )
+    (tmp_path / "needs_more.py").write_text("import surely_not_installed\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_an_exported_program_becomes_the_same_model_as_its_module(
+    tmp_path: Path, calibration: Path, batch: int | None
+) -> None:
+    net, output = exported(tmp_path / "net.pt2", batch), tmp_path / "made.pqi"
+    result = pqi("quantize", net, "--calibration", calibration, "-o", output, "--json", tmp_path / "q.json")
+    assert result.exit_code == 0, result.output
+    x, model = samples(50, 7), package.quantize(small_net(), samples(200))
+    assert np.array_equal(package.load(output).predict(x, "silent"), model.predict(x, "silent"))
+    facts = json.loads((tmp_path / "q.json").read_text())
+    assert facts["report"]["layers"] and facts["bytes"] == output.stat().st_size
+    with torch.no_grad():
+        right = (small_net()(torch.from_numpy(samples(200))).argmax(1).numpy() == np.arange(200) % 5).mean()
+    assert facts["float_accuracy"] == right
+    assert facts["integer_accuracy"] == (model.predict(samples(200)).argmax(1) == np.arange(200) % 5).mean()
+
+
+@pytest.mark.parametrize("spec", ["user_networks:small_net", "user_networks:as_it_is"])
+def test_a_function_or_a_module_of_the_working_directory_is_found(
+    factories: Path, calibration: Path, spec: str
+) -> None:
+    result = pqi("quantize", spec, "--calibration", calibration, "-o", "out.pqi", "--rings", "calibrated")
+    assert result.exit_code == 0, result.output
+    assert package.load(factories / "out.pqi").policy == "calibrated"
+    assert "float accuracy" in result.stdout and "integer accuracy" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("user_networks:smooth", "aten.gelu"),
+        ("user_networks:number", "returned a int"),
+        ("user_networks:text", "is a str"),
+        ("user_networks:missing", "has no 'missing'"),
+        ("user_networks:broken", "unexpected RuntimeError: no weights here"),
+        ("no_such_module:net", "there is no module 'no_such_module'"),
+        ("needs_more:net", "imports 'surely_not_installed'"),
+        ("just_a_word", "neither of the two forms"),
+        ("absent.pt2", "there is no such file"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_an_error_that_says_why(
+    factories: Path, calibration: Path, spec: str, message: str
+) -> None:
+    result = pqi("quantize", spec, "--calibration", calibration, "-o", "out.pqi")
+    assert result.exit_code == 1
+    assert message in result.stderr and "Traceback" not in result.output
+    assert not (factories / "out.pqi").exists()
+
+
+def test_a_file_that_is_no_exported_program_is_refused(tmp_path: Path, calibration: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 nothing of the kind")
+    result = pqi("quantize", tmp_path / "net.pt2", "--calibration", calibration, "-o", tmp_path / "o.pqi")
+    assert result.exit_code == 1
+    assert "not an exported program" in result.stderr
+
+
+def test_calibration_data_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.array([{"a": 1}], dtype=object))
+    result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", tmp_path / "c.npz", "-o", tmp_path / "o")
+    assert result.exit_code == 1
+    assert "never loaded" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": np.zeros(3), "b": np.zeros(3)}, "one must be named x"),
+        ({"x": samples(10), "y": np.zeros(9, dtype=np.int64)}, "y has shape (9,)"),
+        ({"x": samples(10), "y": np.zeros(10)}, "dtype float64"),
+        ({"x": np.zeros((10, 1, 4, 4), np.float32)}, "constant"),
+    ],
+)
+def test_calibration_data_that_cannot_serve_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    np.savez(tmp_path / "c.npz", **arrays)
+    result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", tmp_path / "c.npz", "-o", tmp_path / "o")
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "absent"])
+def test_a_damaged_file_of_arrays_is_refused_by_name(tmp_path: Path, calibration: Path, damage: str) -> None:
+    path = tmp_path / "damaged.npz"
+    if damage == "truncated":
+        path.write_bytes(calibration.read_bytes()[:500])
+    elif damage == "foreign":
+        path = exported(tmp_path / "other.pt2")
+    result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", path, "-o", tmp_path / "o")
+    assert result.exit_code == 1
+    assert path.name in result.stderr and "Traceback" not in result.output
+
+
+def test_few_calibration_samples_are_a_warning_not_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", samples(4))
+    result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", tmp_path / "c.npz", "-o", tmp_path / "o")
+    assert result.exit_code == 0
+    assert "warning: only 4 calibration samples" in result.stderr

@@ -1,0 +1,228 @@
+"""Every operator of the integer graph: meaning, shapes, batches of 0, share words, refusals."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from pqi.graph.errors import GraphError
+from pqi.graph.ops import (
+    CATALOGUE,
+    Add,
+    Concat,
+    Conv2d,
+    Dense,
+    Input,
+    MaxPool2d,
+    Op,
+    Pad,
+    Permute,
+    Requantize,
+    Reshape,
+    Scale,
+    Slice,
+    Step,
+    SumPool2d,
+)
+
+
+def ints(*values: Any) -> torch.Tensor:
+    return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.int64)
+
+
+def every_operator() -> list[tuple[Op, list[tuple[int, ...]]]]:
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randint(-9, 10, shape, generator=generator)
+
+    image = (4, 6, 5)
+    return [
+        (Conv2d(random(6, 2, 3, 2), random(6), (2, 1), (1, 1), (1, 2), 2), [image]),
+        (Dense(random(3, 5), random(3)), [image]),
+        (Scale(random(4), random(4)), [image]),
+        (Add(), [image, image, image]),
+        (Requantize(2, 3, -4), [image]),
+        (Requantize(1, 2, 0, ints(-1, 0, 1, 1)), [image]),
+        (Requantize(1, 1, 0, random(4, 2)), [image]),
+        (Step(), [image]),
+        (MaxPool2d((3, 2), (2, 2), (1, 0), (1, 2)), [image]),
+        (SumPool2d((2, 2), (2, 1), (1, 0)), [image]),
+        (SumPool2d((6, 5), (6, 5)), [image]),
+        (Concat(0), [image, (2, 6, 5)]),
+        (Concat(2), [image, (4, 6, 1)]),
+        (Reshape((8, 15)), [image]),
+        (Permute((2, 0, 1)), [image]),
+        (Slice(1, 1, 6, 2), [image]),
+        (Pad(((0, 1), (2, 0), (1, 1))), [image]),
+    ]
+
+
+OPERATORS = [pytest.param(op, shapes, id=f"{op.kind}-{i}") for i, (op, shapes) in enumerate(every_operator())]
+
+
+@pytest.mark.parametrize(("op", "shapes"), OPERATORS)
+@pytest.mark.parametrize("batch", [0, 1, 7])
+def test_shape_rule_and_value_agree_for_every_batch(op: Op, shapes: list[tuple[int, ...]], batch: int) -> None:
+    result = op.evaluate([torch.randint(-50, 50, (batch, *s)) for s in shapes])
+    assert tuple(result.shape) == (batch, *op.infer_shape(shapes)) and result.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("op", "shapes"), OPERATORS)
+def test_no_value_leaves_its_proven_bounds(op: Op, shapes: list[tuple[int, ...]]) -> None:
+    ends = [torch.randint(-30, 30, (2, *s)).sort(0).values for s in shapes]
+    lo, hi = op.bounds([(e[:1], e[1:]) for e in ends])
+    for _ in range(50):
+        inputs = [e[:1] + (torch.rand(e[:1].shape) * (e[1:] - e[:1] + 1)).long() for e in ends]
+        value = op.evaluate(inputs)
+        assert bool(((value >= lo) & (value <= hi)).all())
+
+
+@pytest.mark.parametrize(("op", "shapes"), OPERATORS)
+def test_an_operator_is_built_again_from_its_fields(op: Op, shapes: list[tuple[int, ...]]) -> None:
+    twin = CATALOGUE[op.kind].build(op.params(), op.tensors())
+    inputs = [torch.randint(-50, 50, (3, *s)) for s in shapes]
+    assert torch.equal(twin.evaluate(inputs), op.evaluate(inputs)) and twin.params() == op.params()
+
+
+LOCAL = (Add, Reshape, Permute, Slice, Pad, Concat, SumPool2d)
+
+
+@pytest.mark.parametrize(("op", "shapes"), [p for p in OPERATORS if isinstance(p.values[0], LOCAL)])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
+def test_local_operators_act_on_share_words(op: Op, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    info = torch.iinfo(dtype)
+    words = [torch.randint(info.min, info.max, (2, *s)) for s in shapes]
+    result = op.evaluate([w.to(dtype) for w in words])
+    assert result.dtype == dtype and torch.equal(result, op.evaluate(words).to(dtype))
+
+
+@settings(deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    dilation=st.integers(1, 2),
+    pad=st.booleans(),
+    ceil_mode=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_pooling_is_pytorchs(
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: int,
+    pad: bool,
+    ceil_mode: bool,
+    seed: int,
+) -> None:
+    padding = (kernel[0] // 2, kernel[1] // 2) if pad else (0, 0)
+    size = (max(size[0], dilation * kernel[0]), max(size[1], dilation * kernel[1]))
+    x = torch.randint(-99, 99, (2, 3, *size), generator=torch.Generator().manual_seed(seed))
+    got = MaxPool2d(kernel, stride, padding, (dilation, dilation), ceil_mode).evaluate([x])
+    want = functional.max_pool2d(x.double(), kernel, stride, padding, dilation, ceil_mode)
+    assert torch.equal(got, want.long())
+    got = SumPool2d(kernel, stride, padding).evaluate([x])
+    want = functional.avg_pool2d(x.double(), kernel, stride, padding) * math.prod(kernel)
+    assert torch.equal(got, want.round().long())
+
+
+@given(x=st.integers(-(1 << 40), 1 << 40), shift=st.integers(0, 31), bits=st.integers(1, 8), low=st.integers(-200, 200))
+def test_requantize_is_floor_clamp_and_table(x: int, shift: int, bits: int, low: int) -> None:
+    index = min(max(math.floor(x / 2**shift) if shift < 10 else x // 2**shift, 0), 2**bits - 1)
+    value = torch.tensor([[x]])
+    assert int(Requantize(shift, bits, low).evaluate([value])) == low + index
+    table = torch.arange(2**bits) ** 2 - 5
+    assert int(Requantize(shift, bits, 0, table).evaluate([value])) == index**2 - 5
+    assert int(Requantize(shift, bits, 0, torch.stack([table])).evaluate([value])) == index**2 - 5
+
+
+def test_a_table_per_channel_is_read_on_axis_one() -> None:
+    op = Requantize(0, 1, 0, ints([[1, 2], [3, 4]]))
+    assert op.evaluate([ints([[0, 0], [1, 1], [-5, 9]])]).tolist() == [[1, 3], [2, 4], [1, 4]]
+
+
+def test_requantize_does_not_touch_its_input() -> None:
+    x = ints([[5, -5]])
+    Requantize(0, 2, 3).evaluate([x])
+    assert x.tolist() == [[5, -5]]
+
+
+def test_step_of_zero_is_one() -> None:
+    assert Step().evaluate([ints([[-1, 0, 1]])]).tolist() == [[-1, 1, 1]]
+
+
+def test_scale_acts_on_axis_one() -> None:
+    x = ints(np.ones((1, 2, 3)).tolist())
+    assert Scale(ints(2, -3), ints(1, 0)).evaluate([x]).tolist() == [[[3, 3, 3], [-3, -3, -3]]]
+
+
+W4 = torch.ones(2, 1, 3, 3, dtype=torch.int64)
+B2 = torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Conv2d(W4.float(), B2), "int64"),  # type: ignore[arg-type]
+        (lambda: Conv2d(W4 << 40, B2), "magnitudes"),
+        (lambda: Conv2d(W4, B2[:1]), "2 output channels"),
+        (lambda: Conv2d(W4, B2, (0, 1)), "stride"),
+        (lambda: Conv2d(W4, B2, groups=3), "groups"),
+        (lambda: Conv2d(W4, B2, (True, 1)), "stride"),
+        (lambda: Dense(W4[0, 0], B2), "3 output channels"),
+        (lambda: Dense(W4[:0, 0, 0], B2), "non-empty"),
+        (lambda: Requantize(32, 2), "shift"),
+        (lambda: Requantize(0, 17), "bits"),
+        (lambda: Requantize(0, 2, 0, ints(1, 2)), "entries"),
+        (lambda: MaxPool2d((2, 2), (2, 2), (2, 2)), "half the kernel"),
+        (lambda: MaxPool2d((2, 2), (2, 2), ceil_mode=1), "true or false"),  # type: ignore[arg-type]
+        (lambda: Permute((0, 0)), "each axis"),
+        (lambda: Slice(0, 3, 3), "stop"),
+        (lambda: Pad(((0, -1),)), "pads"),
+        (lambda: Input((3,), 5, 4), "hi"),
+        (lambda: Input((0,), 0, 4), "shape"),
+        (lambda: Reshape((-1,)), "shape"),
+        (lambda: Step.build({"x": 1}, {}), "fields"),
+    ],
+)
+def test_fields_that_make_no_sense_are_refused_by_name(make: Any, says: str) -> None:
+    with pytest.raises(GraphError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "says"),
+    [
+        (Conv2d(W4, B2), [(2, 9, 9)], "channels"),
+        (Conv2d(W4, B2), [(1, 2, 9)], "does not fit"),
+        (Conv2d(W4, B2), [(9,)], "3 axes"),
+        (Conv2d(W4, B2, (1, 1), (60000, 60000)), [(1, 9, 9)], "padded"),
+        (Dense(ints([[1, 2]]), ints([0])), [(3,)], "last axis"),
+        (Scale(B2, B2), [(3, 4)], "channels"),
+        (Add(), [(3,), (4,)], "one shape"),
+        (Add(), [(3,)], "two or more"),
+        (Concat(0), [(3, 1), (4, 2)], "other axes"),
+        (Concat(3), [(3, 1)], "does not fit"),
+        (Reshape((5,)), [(2, 2)], "elements"),
+        (Permute((1, 0)), [(2,)], "axes"),
+        (Slice(0, 0, 4), [(3,)], "does not fit"),
+        (Pad(((0, 1),)), [(3, 3)], "axes"),
+        (Requantize(0, 1, 0, ints([[1, 2], [3, 4]])), [(3,)], "2 channels"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]], says: str) -> None:
+    with pytest.raises(GraphError, match=says):
+        op.infer_shape(shapes)
+
+
+def test_the_catalogue_names_every_operator_once() -> None:
+    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 14

@@ -1,0 +1,59 @@
+"""The examples are programs that users copy: each is short, and each runs, with warnings as errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+def run(example: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = next(path for path in EXAMPLES if path.stem == example)
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXAMPLES} == {"quickstart", "bring_your_own_module", "split_and_serve"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_under_sixty_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_quickstart_answers_privately_what_the_plain_model_answers(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = run("quickstart", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "equal to the plain model: 100.0%" in done.stdout
+
+
+def test_bring_your_own_module_shows_the_refusal_the_fix_and_the_cost(tmp_path: Path) -> None:
+    done = run("bring_your_own_module", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "aten.gelu" in done.stdout and "bring_your_own_module.py:" in done.stdout
+    assert "dealt beforehand" in done.stdout
+
+
+@pytest.mark.slow
+def test_split_and_serve_leaves_nothing_behind(tmp_path: Path) -> None:
+    from pqi.session.local import free_ports
+
+    done = run("split_and_serve", *map(str, free_ports(2)), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "all equal to the plain model: True" in done.stdout
+    assert not list(tmp_path.iterdir())
