@@ -54,16 +54,22 @@ def demo(
 
 @contextmanager
 def _ended_cleanly() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C does: no process and no key is left behind."""
+    """Ctrl-C and SIGTERM unwind the story, once: impatience cannot keep processes from being ended and keys removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    both = (signal.SIGINT, signal.SIGTERM)
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
+    def leave(number: int, _frame: FrameType | None) -> None:
+        for each in both:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(_TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in both}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pqi.cli.screen import counted, duration, err, out, percent, plain, security_statement, size, table
@@ -40,16 +40,16 @@ class ScreenTeller:
         self._name, self._started = name, time.perf_counter()
         console = err()
         columns = (
-            TextColumn(f"  [name]{name:<9}[/name]"), BarColumn(50), MofNCompleteColumn(), TimeElapsedColumn()
+            TextColumn(f"[name]{name:<9}[/name] "), BarColumn(50, complete_style="name", pulse_style="name"), TextColumn("{task.fields[count]}"), TimeElapsedColumn()
         )  # fmt: skip
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._bar.add_task("", total=None)
+        self._bar.add_task("", total=None, count="")
         self._bar.start()
 
     def progress(self, done: int, total: int) -> None:
         """The bar moves."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, count=f"{done}/{total}")
 
     def done(self, what: str, figure: str) -> None:
         """The line of the stage."""

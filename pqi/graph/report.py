@@ -83,18 +83,20 @@ class Report:
         """A table for the terminal."""
         caption = (
             f"{self.policy} rings; widest read by {self.widest}; answer in {self.output_ring} bits; "
-            f"{self.macs:,} multiply-accumulates, {self.activations:,} activations, {self.weights:,} weights"
+            f"{self.macs:,} multiply-accumulates, {self.activations:,} activations, {self.weights:,} weights. "
+            "reads = shift + index bits"
         )
-        table = Table(title="Integer model", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(title="Integer model", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         watched = any(row.wrapped is not None for row in self.rows)
-        titles = ["layer", "operator", "shape", "ring", "proof", "shift+index", "MACs", "activations"]
-        for title in titles + ["wrapped"] * watched:
-            left = title in ("layer", "operator", "shape")
-            table.add_column(title, justify="left" if left else "right", no_wrap=title != "layer")
+        table.add_column("layer", overflow="fold", min_width=12)
+        for title in ("operator", "shape"):
+            table.add_column(title, no_wrap=True)
+        for title in ["ring", "proof", "reads", "MACs", "values"] + ["wraps"] * watched:
+            table.add_column(title, justify="right", no_wrap=True)
         for row in self.rows:
             index = "" if row.reads is None else f"{row.shift}+{row.index_bits}"
             counts = [f"{n:,}" if n else "" for n in (row.macs, row.activations)]
-            share = ["" if row.wrapped is None else f"{row.wrapped:.1e}"] * watched
+            share = ["" if row.wrapped is None else f"{row.wrapped:.0e}" if row.wrapped else "0"] * watched
             shape = "x".join(map(str, row.shape))
             table.add_row(row.name, row.op, shape, str(row.ring), str(row.proven_bits), index, *counts, *share)
         return table

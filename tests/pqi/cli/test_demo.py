@@ -141,18 +141,26 @@ def test_the_story_in_the_clear_says_that_nothing_is_hidden(tmp_path: Path) -> N
 @pytest.mark.slow
 @needs_sklearn
 @needs_proc
+@pytest.mark.parametrize("moment", ["while the roles start", "while it asks"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_at_any_time_it_leaves_no_process_and_no_key_behind(
-    tmp_path: Path, number: signal.Signals, status: int
+    tmp_path: Path, number: signal.Signals, status: int, moment: str
 ) -> None:
     process = start("demo", folder=tmp_path)
     with ended(process):
-        roles = lambda: processes_that_mention(str(tmp_path))  # noqa: E731
-        wait_until(lambda: len(roles()) >= 3 or process.poll() is not None, "three roles run")
+        wait_until(lambda: len(roles(tmp_path)) >= 3 or process.poll() is not None, "three roles run")
+        if moment == "while it asks":
+            assert process.stdout is not None
+            assert any(line.startswith("Start ") for line in process.stdout)
         assert process.poll() is None
-        process.send_signal(number)
+        for _ in range(3):  # impatience changes nothing
+            process.send_signal(number)
         screen, _ = process.communicate(timeout=60)
         assert process.returncode == status, screen
         assert "Traceback" not in screen
-        assert roles() == []
+        assert roles(tmp_path) == []
         assert list(tmp_path.iterdir()) == []
+
+
+def roles(folder: Path) -> list[int]:
+    return processes_that_mention(f"{folder}/")
