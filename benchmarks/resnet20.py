@@ -55,6 +55,7 @@ def main() -> None:
     with pqi.local(model) as service:
         online, offline, whole = [], [], []
         for i in range(args.single):
+            service.await_items(4)
             start = time.perf_counter()
             answer = service.predict(x[i : i + 1], on_saturation="silent")
             whole.append(time.perf_counter() - start)

@@ -40,8 +40,11 @@ class ScreenTeller:
         self._name, self._started = name, time.perf_counter()
         console = err()
         columns = (
-            TextColumn(f"[name]{name:<9}[/name] "), BarColumn(50, complete_style="name", pulse_style="name"), TextColumn("{task.fields[count]}"), TimeElapsedColumn()
-        )  # fmt: skip
+            TextColumn(f"[name]{name:<9}[/name] "),
+            BarColumn(50, complete_style="name", pulse_style="name"),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+        )
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._bar.add_task("", total=None, count="")
         self._bar.start()

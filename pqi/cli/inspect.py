@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _CAPTION = (
     "ring: bits of the value's ring. proof: bits that no input can exceed. shift+index: bits of the accumulator that "
-    "are dropped, and read. Costs: one input, as declared; bytes online are sent by each server, dealt ones go to "
-    "server B beforehand."
+    "are dropped, and read. Cost of one input, as declared: exchanges one after the other; bytes that each server "
+    "sends online; bytes dealt to server B beforehand."
 )
 
 
@@ -141,10 +141,10 @@ def _layers(facts: dict[str, Any]) -> Table:
     made = table("", ["layer"], caption=_CAPTION)
     for name in ("operator", "shape"):
         made.add_column(name, no_wrap=True)
-    for name in ("ring", "proof", "shift+index"):
+    for name in ("ring", "proof", "shift+\nindex"):
         made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("primitives", min_width=12)
-    for name in ("exchanges", "online", "dealt"):
+    made.add_column("primitives", min_width=12, overflow="fold")
+    for name in ("exch.", "online", "dealt"):
         made.add_column(name, justify="right", no_wrap=True)
     for layer in facts["layers"]:
         index = "" if layer["index_bits"] is None else f"{layer['shift']}+{layer['index_bits']}"

@@ -38,6 +38,7 @@ from pqi.quant.quantizer import Quantizer
 from pqi.quant.weights import WeightScheme, channel_reach, exact_unit, integer_scale, integer_weights
 
 MAX_SHIFT = 20
+_BIAS_PARTS = 256  # parts of an exact unit, where the weights are whole multiples of it but a bias is not
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,16 @@ class Lowering:
 
     def _common_unit(self, terms: list[FloatNode]) -> float:
         """One unit for all terms: an exact one if there is one, otherwise one at which weights keep their bits."""
-        exact = set()
+        exact, whole = set(), True
         for term in terms:
             if isinstance(term.op, Linear):
-                unit = exact_unit(term.op.weight, self.scheme.top)
-                exact.add(None if unit is None else unit * self.scales[term.inputs[0]])
+                base = exact_unit(term.op.weight, self.scheme.top)
+                unit = None if base is None else base * self.scales[term.inputs[0]]
+                exact.add(unit)
+                bias = term.op.bias / (unit or 1.0)
+                whole &= bool(((bias - bias.round()).abs() <= 1e-9 * bias.abs().clamp(min=1)).all())
         if len(exact) == 1 and (only := exact.pop()) is not None:
-            return only
+            return only if whole else only / _BIAS_PARTS
         typical = min(self._typical(term) for term in terms)
         return typical if 0 < typical < math.inf else 1.0
 

@@ -68,7 +68,10 @@ def integer_weights(name: str, weight: Tensor, ratio: Tensor | float, scheme: We
     ternary = ((level == 0) | (level == channel_reach(target).view(shape))).reshape(weight.shape[0], -1).all(
         1
     ) & scheme.per_channel
-    multiplier = torch.where(ternary, reach.round().clamp(min=1), multiplier).view(shape)
+    multiplier = torch.where(ternary, reach.round().clamp(min=1), multiplier)
+    if exact_unit(weight, scheme.top) == 1.0 and bool((ratio >= 1).all()):  # they are codes already
+        multiplier = ratio.view(-1).round()
+    multiplier = multiplier.view(shape)
     return (torch.round(target / multiplier) * multiplier).to(torch.int64)
 
 

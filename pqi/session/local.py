@@ -31,6 +31,7 @@ from pqi.session.roles import CLIENT, DEALER, SERVER_A, SERVER_B
 
 _START_SECONDS, _STOP_SECONDS = 90.0, 4.0
 _LOG_TAIL = 1500
+_BACKGROUND = 10  # niceness of the dealer
 
 
 def local(
@@ -195,6 +196,10 @@ class LocalService:
             raise
         finally:
             os.close(write)
+        if role == DEALER:
+            # Dealing ahead is background work: on a shared machine it must not delay an answer.
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self.processes[role].pid, _BACKGROUND)
         return read
 
     def _await_report(self, role: str, descriptor: int) -> None:
