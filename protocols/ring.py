@@ -85,6 +85,26 @@ def stack_weights(w: Tensor, bits: int) -> list[Tensor]:
     return [torch.cat([d[s - i] for i in range(s + 1)], dim=1).contiguous() for s in range(d.shape[0])]
 
 
+@cache
+def _units_are_exact() -> bool:
+    """Whether the int8 matrix product does not saturate on this processor (some older ones add pairs in 16 bits)."""
+    for left, right in ((-128, -128), (127, 127), (-128, 127)):
+        a, b = torch.full((5, 64), left, dtype=torch.int8), torch.full((64, 3), right, dtype=torch.int8)
+        if not bool((torch._int_mm(a, b) == 64 * left * right).all()):
+            return False
+    return True
+
+
+def _byte_product(w: Tensor, x: Tensor) -> Tensor:
+    """int8 ``(rows, K)`` times int8 ``(K, M)`` as int32, wrapping mod 2^32."""
+    if w.shape[1] == 1:
+        # With one inner value the strides of x are ambiguous, and torch._int_mm may take it for its transpose.
+        return w.to(torch.int32) * x.to(torch.int32)
+    if not _units_are_exact():
+        return w.to(torch.int32) @ x.to(torch.int32)
+    return torch._int_mm(w, x)
+
+
 def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
     """``W @ X mod 2^bits`` from stacked digits.
 
@@ -97,7 +117,7 @@ def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
     if out.numel() == 0 or k == 0:
         return to_word(out, bits)
     for s, w in enumerate(weights):
-        part = torch._int_mm(w, columns[: (s + 1) * k])
+        part = _byte_product(w, columns[: (s + 1) * k])
         out = part if s == 0 else out.add_(part << (8 * s))
     return to_word(out, bits)
 

@@ -141,7 +141,8 @@ def _bytes(outcome: Outcome) -> Table:
         if party is not None:
             counts = (party.offline_received, party.online_sent, party.client_received, party.client_sent)
             figures = [f"{count:,}" for count in counts]
-        made.add_row(role, *figures, "" if memory is None else size(memory * 1e6))
+        name = f"{role} (also trained)" if role == "client" else role
+        made.add_row(name, *figures, "" if memory is None else size(memory * 1e6))
     made.add_section()
     dealt, online = outcome.declared.dealt_bytes, outcome.declared.online_bytes
     made.add_row("declared beforehand", f"{dealt:,}", f"{online:,}", "", "", "", style="soft")

@@ -132,6 +132,7 @@ def _show(facts: dict[str, Any]) -> None:
         "size",
         f"{facts['macs']:,} multiply-accumulates, {facts['activations']:,} activations, {facts['weights']:,} weights",
     )
+    console.print()
     console.print(summary)
     console.print()
     console.print(security_statement(facts["security"]["adversary"], facts["security"]["learns"]))

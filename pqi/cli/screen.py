@@ -88,14 +88,19 @@ def size(n: float) -> str:
     value, unit = float(n), 0
     while value >= 999.5 and unit + 1 < len(_UNITS):
         value, unit = value / 1000, unit + 1
-    return f"{value:.0f} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
+    return f"{value:.0f} B" if unit == 0 else f"{_three(value)} {_UNITS[unit]}"
 
 
 def duration(seconds: float) -> str:
     """3.2 ms, 1.24 s."""
-    if seconds >= 1:
+    if seconds >= 0.9995:
         return f"{seconds:.2f} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+    return f"{_three(seconds * 1e3)} ms" if seconds >= 0.9995e-3 else f"{_three(seconds * 1e6)} us"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, of which trailing noughts are some."""
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
 def percent(share: float, digits: int = 2) -> str:

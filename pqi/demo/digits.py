@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pqi.demo.errors import DemoError
+from pqi.demo.measure import threads
 
 SEED = 0
 TEST_SHARE = 0.25
@@ -65,8 +66,9 @@ class DigitsNet(nn.Module):
 
 
 def train(digits: Digits, progress: Progress | None = None) -> DigitsNet:
-    """A trained network in evaluation mode. Seeded; the caller's random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """A trained network in evaluation mode. Seeded; the caller's random state and threads are left as they were."""
+    # Batches are so small that more threads would only wait for each other.
+    with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return _train(digits, progress)
 

@@ -65,11 +65,11 @@ def integer_weights(name: str, weight: Tensor, ratio: Tensor | float, scheme: We
         )
     multiplier = torch.ceil(reach / scheme.top * (1 - 1e-12)).clamp(min=1)
     level = target.abs()
-    ternary = ((level == 0) | (level == channel_reach(target).view(shape))).reshape(weight.shape[0], -1).all(
-        1
-    ) & scheme.per_channel
+    in_step = (level == 0) | (level == channel_reach(target).view(shape))
+    ternary = in_step.reshape(weight.shape[0], -1).all(1) & scheme.per_channel
     multiplier = torch.where(ternary, reach.round().clamp(min=1), multiplier)
-    if exact_unit(weight, scheme.top) == 1.0 and bool((ratio >= 1).all()):  # they are codes already
+    whole = bool(((ratio - ratio.round()).abs() <= 1e-9 * ratio).all()) and bool((ratio.round() >= 1).all())
+    if whole and exact_unit(weight, scheme.top) == 1.0:  # the weights are codes already, and u divides their unit
         multiplier = ratio.view(-1).round()
     multiplier = multiplier.view(shape)
     return (torch.round(target / multiplier) * multiplier).to(torch.int64)

@@ -86,6 +86,10 @@ def test_maximum_equals_its_definition(protocol: str, bits: int) -> None:
 MAPS: list[tuple[LinearMap, tuple[int, ...]]] = [
     (DenseMap(5, 13), (5,)),
     (DenseMap(1, 1), (1,)),
+    (DenseMap(6, 1), (6,)),
+    (DenseMap(2, 1, (5,)), (2,)),
+    (ConvMap(1, 4, 5, 3, (1, 1)), (3, 1, 1)),
+    (ConvMap(2, 4, 5, 4, (1, 1), (2, 1), (0, 0), (1, 1), 2), (4, 1, 1)),
     (DenseMap(4, 3, (2,)), (4,)),
     (ScaleMap((3, 4)), (3, 1)),
     (ConvMap(3, 9, 7, 5, (3, 2), (2, 1), (1, 2), (1, 2)), (5, 1, 1)),

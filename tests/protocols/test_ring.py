@@ -52,7 +52,7 @@ def test_balanced_digits_stand_for_their_number(bits: int, numbers: list[int]) -
 
 
 @pytest.mark.parametrize("bits", range(1, 33))
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (5, 17, 9), (3, 300, 2), (0, 4, 3), (3, 0, 2)])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (4, 1, 6), (5, 17, 9), (3, 300, 2), (0, 4, 3), (3, 0, 2)])
 def test_products_on_byte_units_equal_integer_products(bits: int, rows: int, inner: int, columns: int) -> None:
     g = torch.Generator().manual_seed(bits)
     a = torch.randint(-(1 << 20), 1 << 20, (rows, inner), generator=g)
@@ -61,6 +61,14 @@ def test_products_on_byte_units_equal_integer_products(bits: int, rows: int, inn
     digits = ring.digits(ring.to_word(b, bits), bits).reshape(-1, columns)
     z = ring.product(weights, digits, bits)
     assert torch.equal(ring.unsigned(z, bits).to(torch.int64), (a @ b) & ((1 << bits) - 1))
+
+
+def test_a_processor_whose_units_saturate_gets_the_same_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = torch.randint(-(1 << 20), 1 << 20, (5, 40)), torch.randint(-(1 << 20), 1 << 20, (40, 3))
+    weights, digits = ring.stack_weights(a.int(), 24), ring.digits(b.int(), 24).reshape(-1, 3)
+    fast = ring.product(weights, digits, 24)
+    monkeypatch.setattr(ring, "_units_are_exact", lambda: False)
+    assert torch.equal(ring.product(weights, digits, 24), fast)
 
 
 def test_extreme_digits_do_not_saturate() -> None:

@@ -108,8 +108,10 @@ def test_a_share_under_one_never_shows_as_a_hundred_percent() -> None:
 
 
 def test_figures_carry_units() -> None:
-    assert [size(n) for n in (0, 999, 1000, 45_014_850)] == ["0 B", "999 B", "1 kB", "45 MB"]
-    assert [duration(s) for s in (0.0000042, 0.0032, 1.239)] == ["4.2 us", "3.2 ms", "1.24 s"]
+    assert [size(n) for n in (0, 999, 1000, 45_014_850)] == ["0 B", "999 B", "1.00 kB", "45.0 MB"]
+    assert [duration(s) for s in (0.0000042, 0.0032, 0.0999, 0.99999, 1.239)] == [
+        "4.20 us", "3.20 ms", "99.9 ms", "1.00 s", "1.24 s",
+    ]  # fmt: skip
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

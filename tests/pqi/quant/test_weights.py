@@ -53,3 +53,10 @@ def test_weights_beyond_the_ring_are_refused_by_layer() -> None:
         integer_weights("fc", weight, 1e12, WeightScheme(8, True, 1.0))
     with pytest.raises(QuantizationError, match="'bn'"):
         integer_scale("bn", weight, 1e12)
+
+
+def test_whole_weights_stay_whole_under_a_whole_ratio_only() -> None:
+    weight = torch.tensor([[3.0, -100.0, 0.0]], dtype=torch.float64)
+    scheme = WeightScheme(8, True, 1.0)
+    assert integer_weights("layer", weight, 256.0, scheme).tolist() == [[768, -25600, 0]]
+    assert integer_weights("layer", weight, 3.4, scheme).tolist() == [[9, -339, 0]]
