@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pqi.cli.clikit import left_in
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
@@ -56,4 +58,4 @@ def test_split_and_serve_leaves_nothing_behind(tmp_path: Path) -> None:
     done = run("split_and_serve", *map(str, free_ports(2)), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "all equal to the plain model: True" in done.stdout
-    assert not list(tmp_path.iterdir())
+    assert left_in(tmp_path) == set()

@@ -1,6 +1,6 @@
 """From an integer model to what each party does: instructions, their cost, and the roles that run them.
 
-Reading order: ``instructions`` (what a program is), ``compiler`` (integer graph -> program), ``plan`` (which
+Reading order: ``instructions`` (what a program is), ``interface`` (what a client needs of it), ``compiler`` (integer graph -> program), ``plan`` (which
 primitive serves a requantization), ``roles`` (owner, dealer, party and client ends), ``serial`` (JSON).
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pqi.program.compiler import compile  # noqa: A004 (the field's word)
 from pqi.program.instructions import Instruction, Program
+from pqi.program.interface import Interface
 from pqi.program.roles import Dealer, PartyRunner, Prepared, decode_output, encode_input, split_weights
 
 __all__ = [
     "Dealer",
     "Instruction",
+    "Interface",
     "PartyRunner",
     "Prepared",
     "Program",

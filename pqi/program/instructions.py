@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import protocols
 from pqi.graph.ops import Op
 from pqi.program.errors import ProgramError
+from pqi.program.interface import Interface, Spoken, canonical_digest
 from pqi.program.windows import Windows
-from protocols.api import SecurityStatement, Step
+from protocols.api import Step
 from protocols.cost import Cost
-from protocols.protocol import NamedStep, Protocol
-from protocols.rounds import PartyId
+from protocols.protocol import NamedStep
 
 Local = Op | Windows
 INPUT = "input"
@@ -33,7 +30,7 @@ class Instruction:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class Program(Spoken):
     """A compiled model, the same for every role; ``digest`` identifies it.
 
     instructions: in order; the value named "input" is there from the start. output: name of the answer's value.
@@ -68,26 +65,6 @@ class Program:
         return hash(self.digest)
 
     @cached_property
-    def backend(self) -> Protocol:
-        """The protocol's object."""
-        return protocols.get(self.protocol)
-
-    @property
-    def parties(self) -> tuple[PartyId, ...]:
-        """Who computes."""
-        return self.backend.parties
-
-    @property
-    def needs_dealer(self) -> bool:
-        """Whether an offline dealer takes part."""
-        return self.backend.needs_dealer
-
-    @property
-    def security(self) -> SecurityStatement:
-        """Against whom, and who learns what."""
-        return self.backend.security
-
-    @cached_property
     def steps(self) -> tuple[NamedStep, ...]:
         """The protocol's part of the instructions."""
         return tuple((i.name, i.action, i.inputs) for i in self.instructions if isinstance(i.action, Step))
@@ -119,10 +96,23 @@ class Program:
         return Cost(0, 0, self.cost(n).dealt_bits)
 
     @cached_property
+    def interface(self) -> Interface:
+        """What a client needs of it."""
+        plain = self.to_json()
+        return Interface(
+            protocol=self.protocol,
+            input_shape=self.input_shape,
+            input_ring=self.input_ring,
+            output_shape=self.output_shape,
+            output_ring=self.output_ring,
+            exact=self.exact,
+            instructions_digest=canonical_digest([plain["format"], plain["answer"], plain["instructions"]]),
+        )
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the program's canonical JSON, hex."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Identifies the program (see :mod:`pqi.program.interface`); equal at every role of a deployment."""
+        return self.interface.digest
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without any secret."""

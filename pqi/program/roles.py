@@ -14,6 +14,7 @@ from pqi.graph.model import IntegerModel
 from pqi.program.compiler import operands
 from pqi.program.errors import ProgramError
 from pqi.program.instructions import INPUT, Program
+from pqi.program.interface import Interface
 from pqi.program.windows import Windows
 from protocols import ring
 from protocols.api import Step
@@ -99,7 +100,7 @@ def _one_word(inputs: list[Tensor]) -> list[Tensor]:
     return [x.to(widest) for x in inputs]
 
 
-def encode_input(program: Program, codes: Tensor) -> dict[PartyId, bytes]:
+def encode_input(program: Program | Interface, codes: Tensor) -> dict[PartyId, bytes]:
     """Client: codes int64 ``(N, *input_shape)`` -> the message for each compute party."""
     if tuple(codes.shape[1:]) != program.input_shape or codes.dtype is not torch.int64:
         raise ProgramError(f"codes are {codes.dtype} {tuple(codes.shape)}; int64 (N, {program.input_shape}) is needed")
@@ -107,7 +108,7 @@ def encode_input(program: Program, codes: Tensor) -> dict[PartyId, bytes]:
     return {p: ring.pack(x.reshape(-1), program.input_ring).tobytes() for p, x in shares.items()}
 
 
-def decode_output(program: Program, n: int, messages: Mapping[PartyId, bytes]) -> Tensor:
+def decode_output(program: Program | Interface, n: int, messages: Mapping[PartyId, bytes]) -> Tensor:
     """Client: the parties' messages -> int64 ``(n, *output_shape)``. Raises ``PeerMisbehaved`` on a wrong length."""
     count = n * prod(program.output_shape)
     shares = {p: ring.unpack(m, program.output_ring, count) for p, m in messages.items()}

@@ -11,6 +11,7 @@ from pqi.graph.errors import GraphError
 from pqi.graph.ops import CATALOGUE, Op
 from pqi.program.errors import ProgramError
 from pqi.program.instructions import Instruction, Program
+from pqi.program.interface import Interface
 from pqi.program.windows import Windows
 from protocols.api import STEPS, Step
 from protocols.errors import ProtocolError
@@ -29,7 +30,8 @@ def encode(p: Program) -> dict[str, Any]:
         "protocol": p.protocol,
         "exact": p.exact,
         "input": {"shape": list(p.input_shape), "ring": p.input_ring},
-        "output": {"shape": list(p.output_shape), "ring": p.output_ring, "value": p.output},
+        "output": {"shape": list(p.output_shape), "ring": p.output_ring},
+        "answer": p.output,
         "instructions": [
             {"name": i.name, "layer": i.layer, "inputs": list(i.inputs), **_action(i.action)} for i in p.instructions
         ],
@@ -81,7 +83,7 @@ def _decode(data: Mapping[str, Any]) -> Program:
     program = Program(
         protocol=_typed(data["protocol"], str, "protocol"),
         instructions=tuple(_instruction(i) for i in listed),
-        output=_typed(result["value"], str, "output.value"),
+        output=_typed(data["answer"], str, "answer"),
         input_shape=_typed(source["shape"], tuple[int, ...], "input.shape"),
         input_ring=_ring(source["ring"], "input.ring"),
         output_shape=_typed(result["shape"], tuple[int, ...], "output.shape"),
@@ -90,6 +92,27 @@ def _decode(data: Mapping[str, Any]) -> Program:
     )
     _ = program.backend  # an unknown protocol is refused here
     return program
+
+
+def decode_interface(data: Mapping[str, Any]) -> Interface:
+    """An interface from plain data. Raises :class:`ProgramError`."""
+    try:
+        source, result = data["input"], data["output"]
+        interface = Interface(
+            protocol=_typed(data["protocol"], str, "protocol"),
+            input_shape=_typed(source["shape"], tuple[int, ...], "input.shape"),
+            input_ring=_ring(source["ring"], "input.ring"),
+            output_shape=_typed(result["shape"], tuple[int, ...], "output.shape"),
+            output_ring=_ring(result["ring"], "output.ring"),
+            exact=_typed(data["exact"], bool, "exact"),
+            instructions_digest=_typed(data["instructions_sha256"], str, "instructions_sha256"),
+        )
+        _ = interface.backend
+    except ProtocolError as error:
+        raise ProgramError(f"the stored interface asks for something impossible: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ProgramError(f"the stored interface is malformed ({type(error).__name__}: {str(error)[:200]})") from error
+    return interface
 
 
 def _ring(value: Any, where: str) -> int:

@@ -1,6 +1,7 @@
 """What each role holds, on disk and in memory: a frozen object per role with no field for what it must not know.
 
-A bundle is a folder: ``bundle.json`` (role, deployment, program, addresses: nothing secret), for servers and dealer
+A bundle is a folder: ``bundle.json`` (role, deployment, addresses, the program or, for the client, its interface:
+nothing secret), for servers and dealer
 ``secrets.safetensors`` (this role's tensors only; mode 0600), and ``tls/``. Loading believes nothing: format, version,
 role, digests, types and sizes are checked, and no file is ever executed.
 """
@@ -11,16 +12,16 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 
 from pqi.net.tls import TlsFiles, parse_address
-from pqi.program import Program
+from pqi.program import Interface, Program
 from pqi.session.errors import BundleError
 from pqi.session.inputs import InputSpec
 from pqi.session.roles import CLIENT, DEALER, PARTIES, SERVERS
@@ -31,18 +32,18 @@ BUNDLE_FILE, SECRETS_FILE = "bundle.json", "secrets.safetensors"
 _MAX_JSON, _MAX_SECRETS = 256 << 20, 64 << 30
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 Address = tuple[str, int]
+P = TypeVar("P", Program, Interface)
 
 
 @dataclass(frozen=True)
 class Bundle:
     """What every role holds.
 
-    deployment: random id drawn at the split. program: what is computed, without any secret. addresses: of the servers.
+    deployment: random id drawn at the split. addresses: of the servers.
     """
 
     role: str
     deployment: str
-    program: Program
     addresses: Mapping[str, Address]
     directory: Path
 
@@ -54,8 +55,12 @@ class Bundle:
 
 @dataclass(frozen=True)
 class ServerBundle(Bundle):
-    """A compute server's: its shares of the weights. Never a mask of the dealer, never the other server's share."""
+    """A compute server's: its shares of the weights. Never a mask of the dealer, never the other server's share.
 
+    program: what is computed, without any secret.
+    """
+
+    program: Program
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
 
     @property
@@ -68,47 +73,57 @@ class ServerBundle(Bundle):
 class DealerBundle(Bundle):
     """The dealer's: the mask of the weights. Never a weight, never an input."""
 
+    program: Program
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class ClientBundle(Bundle):
-    """The client's: how to quantize an input and read an answer. No weight, no share."""
+    """The client's: how to quantize an input and read an answer. No weight, no share, no layer.
 
+    program: question and answer of the program, and the digest of the rest.
+    """
+
+    program: Interface
     input: InputSpec
     output_scale: float
 
 
 def load_server(directory: Path) -> ServerBundle:
     """The bundle of a compute server. Raises BundleError that names the file, the field and what to do."""
-    document, program = _load(directory, *SERVERS.values())
+    document = _load(directory, *SERVERS.values())
+    program = _program(document, directory, Program.from_json)
     role = str(document["role"])
     if PARTIES[role] not in program.parties:
         raise BundleError(f"{directory}: protocol {program.protocol!r} has no {role}")
-    return ServerBundle(*_common(document, program, directory), tensors=_tensors(directory, document))
+    common = _common(document, program, directory)
+    return ServerBundle(*common, program=program, tensors=_tensors(directory, document))
 
 
 def load_dealer(directory: Path) -> DealerBundle:
     """The dealer's bundle. Raises BundleError."""
-    document, program = _load(directory, DEALER)
+    document = _load(directory, DEALER)
+    program = _program(document, directory, Program.from_json)
     if not program.needs_dealer:
         raise BundleError(f"{directory}: protocol {program.protocol!r} needs no dealer")
-    return DealerBundle(*_common(document, program, directory), tensors=_tensors(directory, document))
+    common = _common(document, program, directory)
+    return DealerBundle(*common, program=program, tensors=_tensors(directory, document))
 
 
 def load_client(directory: Path) -> ClientBundle:
     """The client's bundle. Raises BundleError."""
-    document, program = _load(directory, CLIENT)
+    document = _load(directory, CLIENT)
+    program = _program(document, directory, Interface.from_json)
     path = directory / BUNDLE_FILE
     spec = InputSpec.from_json(_field(document, "input", dict, path), program.input_shape, str(path))
     scale = _field(document, "output_scale", float, path)
     if not 0 < scale < float("inf"):
         raise BundleError(f"{path}: output_scale is {scale}; it must be a positive finite number")
-    return ClientBundle(*_common(document, program, directory), input=spec, output_scale=scale)
+    return ClientBundle(*_common(document, program, directory), program=program, input=spec, output_scale=scale)
 
 
-def _load(directory: Path, *roles: str) -> tuple[dict[str, Any], Program]:
-    """Read and judge bundle.json; the program in it must have the digest that the file states."""
+def _load(directory: Path, *roles: str) -> dict[str, Any]:
+    """Read and judge what every role's bundle.json has."""
     path = directory / BUNDLE_FILE
     try:
         document = json.loads(_read(path, _MAX_JSON).decode("utf-8"))
@@ -125,22 +140,28 @@ def _load(directory: Path, *roles: str) -> tuple[dict[str, Any], Program]:
         raise BundleError(f"{path} is the bundle of {role[:40]!r}; here a bundle of {' or '.join(roles)} is needed")
     if re.fullmatch("[0-9a-f]{32}", _field(document, "deployment", str, path)) is None:
         raise BundleError(f"{path}: field 'deployment' is not 32 hexadecimal digits")
+    return document
+
+
+def _program(document: Mapping[str, Any], directory: Path, read: Callable[[Mapping[str, Any]], P]) -> P:
+    """The program of a bundle, or its interface; it must have the digest that the file states."""
+    path = directory / BUNDLE_FILE
     stated = _field(document, "digest", str, path)
     literal = _field(document, "program", dict, path)
     try:
-        program = Program.from_json(literal)
+        program = read(literal)
     except Exception as error:
         raise BundleError(f"{path}: the program in it is refused: {type(error).__name__}: {str(error)[:300]}") from None
     if program.digest != stated:
         raise BundleError(
             f"{path} was altered: its program has digest {program.digest[:16]}..., stated {stated[:16]}..."
         )
-    return document, program
+    return program
 
 
 def _common(
-    document: Mapping[str, Any], program: Program, directory: Path
-) -> tuple[str, str, Program, Mapping[str, Address], Path]:
+    document: Mapping[str, Any], program: Program | Interface, directory: Path
+) -> tuple[str, str, Mapping[str, Address], Path]:
     path = directory / BUNDLE_FILE
     addresses: dict[str, Address] = {}
     for role, text in _field(document, "addresses", dict, path).items():
@@ -153,7 +174,7 @@ def _common(
     missing = [SERVERS[party] for party in program.parties if SERVERS[party] not in addresses]
     if missing:
         raise BundleError(f"{path}: field 'addresses' lacks {', '.join(missing)}")
-    return document["role"], document["deployment"], program, addresses, directory
+    return document["role"], document["deployment"], addresses, directory
 
 
 def _tensors(directory: Path, document: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from pqi.net.errors import BadFrame, ConnectionLost, NetError, PeerReported, Tim
 from pqi.net.frames import GIB, KIB, FrameType, Limits, encode_control, take_hex, take_int, take_text
 from pqi.net.hello import Hello, greet
 from pqi.net.tls import context, dial
-from pqi.program import Program, decode_output, encode_input
+from pqi.program import Interface, decode_output, encode_input
 from pqi.session.bundle import load_client
 from pqi.session.config import load_config
 from pqi.session.errors import AnswersDisagree, QueryFailed, SessionError
@@ -68,8 +68,8 @@ class Client:
         self.close()
 
     @property
-    def program(self) -> Program:
-        """What the servers compute: shapes, rings, cost, who learns what."""
+    def program(self) -> Interface:
+        """Question and answer of what the servers compute: shapes, rings, exactness, who learns what."""
         return self._bundle.program
 
     def close(self) -> None:

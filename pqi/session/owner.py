@@ -61,7 +61,7 @@ def split(
     for role in roles:
         make_private_directory(directory / role)
         if role == CLIENT:
-            facts = _write_client(model, directory / role, where)
+            facts = _write_client(model, program.interface, directory / role, where)
         else:
             party = PartyId.DEALER if role == DEALER else PARTIES[role]
             facts = _write_secrets(tensors.get(party, {}), directory / role)
@@ -70,10 +70,16 @@ def split(
     return directory
 
 
-def _write_client(model: IntegerModel, directory: Path, addresses: Mapping[str, str]) -> dict[str, Any]:
-    """The client's configuration file, and what its bundle says beyond the common part."""
+def _write_client(
+    model: IntegerModel, interface: pqi.program.Interface, directory: Path, addresses: Mapping[str, str]
+) -> dict[str, Any]:
+    """The client's configuration file, and what its bundle says: question and answer, no layer."""
     write_private(directory / CONFIG_FILE, _client_toml(addresses).encode())
-    return {"input": InputSpec.of_model(model).to_json(), "output_scale": float(model.output_scale)}
+    return {
+        "program": interface.to_json(),
+        "input": InputSpec.of_model(model).to_json(),
+        "output_scale": float(model.output_scale),
+    }
 
 
 def _write_secrets(tensors: Mapping[str, Tensor], directory: Path) -> dict[str, Any]:

@@ -54,6 +54,11 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 90) -> None
         time.sleep(0.05)
 
 
+def left_in(folder: Path) -> set[str]:
+    """Names in a folder; torch itself makes an empty cache where temporary files go."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith("torchinductor_")}
+
+
 def processes_that_mention(text: str) -> list[int]:
     """Process ids with the text in their command line (Linux)."""
     found = []

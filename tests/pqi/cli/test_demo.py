@@ -16,7 +16,7 @@ from pqi.demo.story import declared
 from pqi.graph.model import IntegerModel
 from pqi.session.ledger import Ledger, PartyLedger
 from protocols.cost import Cost
-from tests.pqi.cli.clikit import ended, processes_that_mention, start, wait_until
+from tests.pqi.cli.clikit import ended, left_in, processes_that_mention, start, wait_until
 from tests.pqi.cli.clikit import pqi as command
 
 KEYS = {
@@ -125,7 +125,7 @@ def test_the_whole_story_is_true_and_written_down(tmp_path: Path) -> None:
     assert {path.name for path in kept.iterdir()} == {
         "digits.pqi", "calibration.npz", "images.npy", "labels.npy", "bundles",
     }  # fmt: skip
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", "demo.json"}
+    assert left_in(tmp_path) == {"kept", "demo.json"}
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_stopped_at_any_time_it_leaves_no_process_and_no_key_behind(
         assert process.returncode == status, screen
         assert "Traceback" not in screen
         assert roles(tmp_path) == []
-        assert list(tmp_path.iterdir()) == []
+        assert left_in(tmp_path) == set()
 
 
 def roles(folder: Path) -> list[int]:

@@ -37,6 +37,23 @@ def test_a_program_survives_json_and_keeps_its_digest(compiled: program.Program,
     assert again.record_bytes == compiled.record_bytes
 
 
+def test_a_client_can_check_the_digest_without_seeing_a_layer(compiled: program.Program) -> None:
+    plain = json.loads(json.dumps(compiled.interface.to_json()))
+    assert program.Interface.from_json(plain).digest == compiled.digest
+    assert "instructions" not in plain
+    assert len(json.dumps(plain)) < 400
+    plain["output"]["ring"] += 1
+    assert program.Interface.from_json(plain).digest != compiled.digest
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("input", None), ("exact", 1), ("protocol", "magic"), ("output", {"shape": [3], "ring": 99})]
+)
+def test_a_hostile_interface_is_refused(compiled: program.Program, field: str, value: Any) -> None:
+    with pytest.raises(ProgramError):
+        program.Interface.from_json({**compiled.interface.to_json(), field: value})
+
+
 def test_a_program_holds_no_weight_and_no_table(plain: dict[str, Any]) -> None:
     text = json.dumps(plain)
     assert "weight" not in text
@@ -87,7 +104,7 @@ def edit(plain: dict[str, Any], path: list[Any], value: Any) -> dict[str, Any]:
         (["instructions", 0, "with", "shape"], [1, "x"], "must be int"),
         (["instructions", 0, "with", "shape"], [1 << 40], "beyond"),
         (["instructions", 0, "with", "extra"], 1, "has fields"),
-        (["output", "value"], "nothing", "computed nowhere"),
+        (["answer"], "nothing", "computed nowhere"),
         (["output", "ring"], 0, "1 to 32 bits"),
         (["input"], None, "malformed"),
         (["exact"], "yes", "exact must be bool"),

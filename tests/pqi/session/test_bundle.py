@@ -58,6 +58,15 @@ def test_loaded_roles_agree_on_deployment_and_program(made: Path) -> None:
     assert len({x.program.digest for x in (a, b, dealer, client)}) == 1
 
 
+def test_the_client_s_folder_says_nothing_about_the_layers(made: Path) -> None:
+    text = "".join(path.read_text() for path in (made / "client").iterdir() if path.is_file())
+    layers = {i.layer for i in load_server(made / "server_a").program.instructions}
+    assert layers
+    assert "instructions_sha256" in text
+    assert not any(f'"{layer}"' in text for layer in layers)
+    assert not hasattr(load_client(made / "client").program, "instructions")
+
+
 def test_no_role_has_a_field_for_what_it_must_not_know(made: Path) -> None:
     client = load_client(made / "client")
     assert not hasattr(client, "tensors")

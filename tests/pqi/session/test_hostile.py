@@ -25,7 +25,7 @@ from pqi.net.errors import BadFrame, ConnectionLost, NetError, PeerReported, Wro
 from pqi.net.frames import FrameType, Limits, encode_control
 from pqi.net.hello import Hello, greet
 from pqi.net.tls import TlsFiles, context, dial
-from pqi.session.bundle import load_client
+from pqi.session.bundle import load_client, load_dealer
 from pqi.session.client import Client
 from pqi.session.errors import QueryFailed
 from pqi.session.journal import audit
@@ -295,7 +295,7 @@ def test_items_that_were_not_ordered_end_the_epoch_and_a_new_one_begins(
     exchange([(channel, FrameType.CONTROL, head), (channel, FrameType.BINARY, bytes(48))], [], 5, "an epoch")
     channel.receive_control(5, "its answer", "epoch-known")
     assert channel.receive_control(5, "an order", "credit")["items"] > 0
-    record = load_client(running.directory / "client").program.record_bytes
+    record = load_dealer(running.directory / "dealer").program.record_bytes
     body = encode_control({"kind": "items", "epoch": epoch, **word})
     exchange([(channel, FrameType.CONTROL, body), (channel, FrameType.BINARY, bytes(record))], [], 5, "items")
     with channel, pytest.raises((PeerReported, ConnectionLost)):

@@ -13,6 +13,8 @@ from sessionkit import QUICK, Deployment, deployment, inputs, make_deployment, s
 import pqi.session.client
 from pqi.graph.errors import InputError, SaturationWarning
 from pqi.net.errors import CannotConnect, PeerReported
+from pqi.program import Program
+from pqi.session.bundle import load_server
 from pqi.session.client import Client
 from pqi.session.errors import QueryFailed
 from pqi.session.journal import audit, compare
@@ -33,6 +35,10 @@ def client(running: Deployment) -> Iterator[Client]:
         yield client
 
 
+def program_of(running: Deployment) -> Program:
+    return load_server(running.directory / "server_a").program
+
+
 def test_private_answers_equal_the_integer_reference_bit_for_bit(client: Client) -> None:
     model, x = small_model(), inputs(50)
     answer = client.predict(x)
@@ -51,9 +57,10 @@ def test_the_single_server_protocol_answers_through_the_same_code(tmp_path: Path
 
 
 @pytest.mark.parametrize("n", [1, 7, 16])
-def test_what_crossed_the_wire_is_what_the_program_declares(client: Client, n: int) -> None:
+def test_what_crossed_the_wire_is_what_the_program_declares(running: Deployment, client: Client, n: int) -> None:
     ledger = client.predict(inputs(n)).ledger
-    online, offline = client.program.online_cost(n), client.program.offline_cost(n)
+    program = program_of(running)
+    online, offline = program.online_cost(n), program.offline_cost(n)
     assert ledger.exchanges == online.exchanges
     assert {role: 8 * count for role, count in ledger.online_bytes.items()} == {
         "server_a": online.online_bits,
@@ -69,13 +76,13 @@ def test_what_crossed_the_wire_is_what_the_program_declares(client: Client, n: i
     assert a.overhead_bytes == 2 * a.exchanges * 12
 
 
-def test_a_batch_over_the_limit_goes_in_parts_and_tells_its_progress(client: Client) -> None:
+def test_a_batch_over_the_limit_goes_in_parts_and_tells_its_progress(running: Deployment, client: Client) -> None:
     model, x, heard = small_model(), inputs(40), []
     answer = client.predict(x, progress=lambda done, of: heard.append((done, of)))
     assert heard == [(16, 40), (32, 40), (40, 40)]
     assert torch.equal(answer.integers, model.integers(model.encode(x)))
     assert (answer.ledger.queries, answer.ledger.samples) == (3, 40)
-    assert answer.ledger.exchanges == 3 * client.program.online_cost(1).exchanges
+    assert answer.ledger.exchanges == 3 * program_of(running).online_cost(1).exchanges
     assert answer.ledger.to_json()["parties"]["server_b"]["queries"] == 3
 
 
@@ -83,7 +90,7 @@ def test_a_query_is_bounded_in_dealt_bytes_too(tmp_path: Path) -> None:
     model, x = small_model(), inputs(5)
     with deployment(tmp_path, options=ServerOptions(batch_bytes=1000, patience=QUICK)) as made, made.client() as client:
         answer = client.predict(x)
-        assert client.status()["server_b"]["max_batch"] == 1000 // client.program.record_bytes
+        assert client.status()["server_b"]["max_batch"] == 1000 // load_server(tmp_path / "server_b").program.record_bytes
         assert answer.ledger.queries > 1
         assert torch.equal(answer.integers, model.integers(model.encode(x)))
 
