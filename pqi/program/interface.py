@@ -1,7 +1,8 @@
 """What a client needs of a program: the shape of question and answer, and the digest that names the whole.
 
 The client's file holds this and nothing of the layers. The digest is a hash over the interface and the hash of the
-instructions, so that who holds only the interface can check it, and talks to servers that hold the same program or none.
+instructions, so that who holds only the interface can check it, and talks to servers that hold the same program or
+to none.
 """
 
 from __future__ import annotations

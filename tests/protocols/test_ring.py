@@ -52,7 +52,9 @@ def test_balanced_digits_stand_for_their_number(bits: int, numbers: list[int]) -
 
 
 @pytest.mark.parametrize("bits", range(1, 33))
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (4, 1, 6), (5, 17, 9), (3, 300, 2), (0, 4, 3), (3, 0, 2)])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(1, 1, 1), (4, 1, 6), (5, 17, 9), (3, 300, 2), (0, 4, 3), (3, 0, 2)]
+)
 def test_products_on_byte_units_equal_integer_products(bits: int, rows: int, inner: int, columns: int) -> None:
     g = torch.Generator().manual_seed(bits)
     a = torch.randint(-(1 << 20), 1 << 20, (rows, inner), generator=g)

@@ -90,7 +90,8 @@ def test_a_query_is_bounded_in_dealt_bytes_too(tmp_path: Path) -> None:
     model, x = small_model(), inputs(5)
     with deployment(tmp_path, options=ServerOptions(batch_bytes=1000, patience=QUICK)) as made, made.client() as client:
         answer = client.predict(x)
-        assert client.status()["server_b"]["max_batch"] == 1000 // load_server(tmp_path / "server_b").program.record_bytes
+        record = load_server(tmp_path / "server_b").program.record_bytes
+        assert client.status()["server_b"]["max_batch"] == 1000 // record
         assert answer.ledger.queries > 1
         assert torch.equal(answer.integers, model.integers(model.encode(x)))
 
