@@ -1,7 +1,7 @@
 """From an integer model to what each party does: instructions, their cost, and the roles that run them.
 
-Reading order: ``instructions`` (what a program is), ``interface`` (what a client needs of it), ``compiler`` (integer graph
--> program), ``plan`` (which primitive serves a requantization), ``roles`` (owner, dealer, party and client ends),
+Reading order: ``instructions`` (what a program is), ``interface`` (what a client needs of it), ``compiler`` (integer
+graph to program), ``plan`` (which primitive serves a requantization), ``roles`` (owner, dealer, party and client ends),
 ``serial`` (JSON).
 """
 
