@@ -30,6 +30,20 @@ def seconds(call: Any, repeat: int) -> dict[str, float]:
     return {"min": min(times), "median": statistics.median(times)}
 
 
+def singles(service: Any, x: torch.Tensor, burst: int) -> tuple[dict[str, dict[str, float]], Any]:
+    """Ask image by image, waiting for a full pool before every ``burst`` of them."""
+    times: dict[str, list[float]] = {"online_seconds": [], "offline_seconds": [], "whole_seconds": []}
+    for i in range(len(x)):
+        if i % burst == 0:
+            service.await_items(10**6)
+        start = time.perf_counter()
+        answer = service.predict(x[i : i + 1], on_saturation="silent")
+        times["whole_seconds"].append(time.perf_counter() - start)
+        times["online_seconds"].append(answer.ledger.online_seconds)
+        times["offline_seconds"].append(answer.ledger.offline_seconds)
+    return {k: {"min": min(v), "median": statistics.median(v), "max": max(v)} for k, v in times.items()}, answer
+
+
 def accuracy(answers: Any, labels: torch.Tensor) -> float:
     """Share of right classes, in percent."""
     return 100 * float((torch.as_tensor(answers).argmax(1) == labels).double().mean())
@@ -52,18 +66,11 @@ def main() -> None:
         out["float32_seconds"] = seconds(lambda: net(x[:1]), 50)
     out["integer_accuracy"] = accuracy(model.predict(x, "silent"), y)
     out["integer_seconds"] = seconds(lambda: model.predict(x[:1], "silent"), 10)
-    with pqi.local(model) as service:
-        online, offline, whole = [], [], []
-        for i in range(args.single):
-            service.await_items(4)
-            start = time.perf_counter()
-            answer = service.predict(x[i : i + 1], on_saturation="silent")
-            whole.append(time.perf_counter() - start)
-            online.append(answer.ledger.online_seconds)
-            offline.append(answer.ledger.offline_seconds)
-        for name, values in (("online", online), ("offline", offline), ("whole", whole)):
-            warm = values[3:]
-            out[f"{name}_seconds"] = {"min": min(warm), "median": statistics.median(warm), "max": max(warm)}
+    with pqi.local(model, server_options={"pool_items": 40}) as service:
+        singles(service, x[:4], 1)  # warm-up
+        # With the pool full no dealing goes on: the servers have the two cores that they would have in the field.
+        out["pool_full"], answer = singles(service, x[: args.single], 4)
+        out["dealing_meanwhile"], answer = singles(service, x[: args.single], args.single)
         out["online_bytes"], out["offline_bytes"] = answer.ledger.online_bytes, answer.ledger.offline_bytes
         out["exchanges"] = answer.ledger.exchanges
         answer = service.predict(x[: args.private], on_saturation="silent")
