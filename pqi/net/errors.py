@@ -31,6 +31,16 @@ class CannotConnect(NetError):
         self.peer, self.address, self.reason = peer, address, reason
 
 
+class CannotListen(NetError):
+    """No port to serve at; ``reason`` is the system's word for it."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"cannot listen at {address}: {reason}. Stop the process that holds it, or name another address"
+        )
+        self.address, self.reason = address, reason
+
+
 class ConnectionLost(NetError):
     """The connection to ``peer`` broke while this side was at ``during``."""
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from pqi.net.channel import Channel
-from pqi.net.errors import CannotConnect, NetError
+from pqi.net.errors import CannotListen, NetError
 from pqi.net.frames import KIB, Limits
 from pqi.net.tls import ANYONE, format_address, secure
 
@@ -27,7 +27,7 @@ class Listener:
     """Accepts TLS connections at ``address`` and runs ``serve(channel)`` for each in a thread of its own.
 
     serve: may raise anything; the cause is logged and the connection closed. max_links: connections at one time,
-    unidentified ones included; more are turned away at once. Raises CannotConnect if the address cannot be bound.
+    unidentified ones included; more are turned away at once. Raises CannotListen if the address cannot be bound.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class Listener:
             self._socket.setblocking(False)
         except OSError as error:
             self._socket.close()
-            raise CannotConnect("this side's own port", format_address(address), error.strerror or "refused") from None
+            reason = (error.strerror or "refused").lower()
+            raise CannotListen(format_address(address), reason) from None
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept", daemon=True)
 

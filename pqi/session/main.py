@@ -52,7 +52,7 @@ def serve(
     """Run a compute server until ``stop`` is set. ready: hears its role and address once it listens.
 
     threads: for tensor work (default: cores shared out among the compute parties, at least 1).
-    Raises BundleError, JournalError, WrongPeer, CannotConnect, ValueError (address).
+    Raises BundleError, JournalError, WrongPeer, CannotListen, ValueError (address).
     """
     loaded = load_server(bundle)
     torch.set_num_threads(threads or max(1, cores() // len(loaded.program.parties)))

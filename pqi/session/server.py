@@ -72,7 +72,7 @@ class ComputeServer:
 
     bundle: this role's, loaded. listen: (host, port), port 0 for any free one (default: the bundle's address).
     journal: path of the record of used items (default: in the bundle's folder).
-    Raises BundleError, JournalError, WrongPeer (TLS files), CannotConnect (port taken).
+    Raises BundleError, JournalError, WrongPeer (TLS files), CannotListen (port taken).
     """
 
     def __init__(

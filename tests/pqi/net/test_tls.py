@@ -12,8 +12,9 @@ from netkit import ROLES, connect, files, together
 
 from pqi.net.authority import issue, make_authority, write_keys
 from pqi.net.channel import Channel
-from pqi.net.errors import CannotConnect, ConnectionLost, HandshakeMismatch, NetError, Timeout, WrongPeer
+from pqi.net.errors import CannotConnect, CannotListen, ConnectionLost, HandshakeMismatch, NetError, Timeout, WrongPeer
 from pqi.net.hello import Hello, answer, greet, hear
+from pqi.net.listener import Listener
 from pqi.net.tls import TlsFiles, context, dial, format_address, parse_address, secure
 
 
@@ -115,6 +116,19 @@ def _accept_one(keys: Path, visit: object, timeout: float = 5.0) -> object:
 
         address = server.getsockname()[:2]
         return together(accept, lambda: visit(address))[0]  # type: ignore[operator]
+
+
+def test_a_port_that_is_taken_says_what_to_do(keys: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(CannotListen, match=f"cannot listen at 127.0.0.1:{port}: address already in use. Stop"):
+            Listener(
+                ("127.0.0.1", port),
+                context(files(keys, "server_a"), server_side=True),
+                lambda channel: None,
+                timeout=1,
+                max_links=1,
+            )
 
 
 def test_a_port_where_nobody_listens_is_named(keys: Path) -> None:
