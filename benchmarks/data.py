@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -29,12 +30,25 @@ def load() -> ModuleType:
     return module
 
 
-def resnet20() -> nn.Module:
-    """ResNet-20 with the published CIFAR-10 weights."""
-    return networks.resnet20(load().npz("cifar10_resnet/resnet20.npz")).eval()
+Problem = tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def cifar10(part: str = "test", n: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised images and labels."""
-    images, labels = load().cifar10(part)
-    return networks.cifar_input(images[:n]), torch.from_numpy(labels[:n].astype("int64"))
+def resnet20(n: int) -> Problem:
+    """ResNet-20 with the published CIFAR-10 weights; calibration images; n test images and their labels."""
+    folder = load()
+    net = networks.resnet20(folder.npz("cifar10_resnet/resnet20.npz")).eval()
+    train, _ = folder.cifar10("train_a")
+    images, labels = folder.cifar10("test")
+    x, y = networks.cifar_input(images[:n]), torch.from_numpy(labels[:n].astype("int64"))
+    return net, networks.cifar_input(train[:512]), x, y
+
+
+def mnist_bnn(n: int) -> Problem:
+    """The published binarised network on raw pixels."""
+    folder = load()
+    (train, _), (images, labels) = folder.mnist()
+    pixels = [torch.from_numpy(part.reshape(len(part), 784).astype("float32")) for part in (train[:512], images[:n])]
+    return networks.BinaryMLP(folder.bnn_layers()).eval(), *pixels, torch.from_numpy(labels[:n].astype("int64"))
+
+
+PUBLISHED: dict[str, Callable[[int], Problem]] = {"resnet20": resnet20, "mnist_bnn": mnist_bnn}

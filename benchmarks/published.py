@@ -1,6 +1,6 @@
-"""ResNet-20 on CIFAR-10 with published weights: accuracy, exactness and latency through real processes over TLS.
+"""Networks with published weights: accuracy, exactness and latency through real processes over TLS.
 
-PQI_DATA=... python benchmarks/resnet20.py [--test 10000] [--private 200] [--rings proven] [--json FILE]
+PQI_DATA=... python benchmarks/published.py resnet20|mnist_bnn [--test 10000] [--private 200] [--rings proven]
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def accuracy(answers: Any, labels: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", choices=sorted(data.PUBLISHED))
     parser.add_argument("--test", type=int, default=10000, help="images for accuracy")
     parser.add_argument("--private", type=int, default=200, help="images asked privately, in batches")
     parser.add_argument("--single", type=int, default=30, help="images asked one by one for the latency")
@@ -58,9 +59,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net, (train, _), (x, y) = data.resnet20(), data.cifar10("train_a", 512), data.cifar10("test", args.test)
+    net, train, x, y = data.PUBLISHED[args.network](args.test)
     model = pqi.quantize(net, calibration=train, weight_bits=8, activation_bits=6, rings=args.rings)
-    out: dict[str, Any] = {"network": "resnet20", "rings": args.rings, "samples": args.test}
+    out: dict[str, Any] = {"network": args.network, "rings": args.rings, "samples": args.test}
     with torch.inference_mode():
         out["float_accuracy"] = accuracy(torch.cat([net(part) for part in x.split(250)]), y)
         out["float32_seconds"] = seconds(lambda: net(x[:1]), 50)
