@@ -36,7 +36,7 @@ class Entry(Op):
 
     def evaluate(self, inputs: Sequence[Tensor]) -> Tensor:
         """The executor puts the batch in its place."""
-        raise NotImplementedError("an input node has no value of its own")
+        raise GraphError("an input node has no value of its own; the executor puts the batch in its place")
 
 
 @dataclass(frozen=True, eq=False)

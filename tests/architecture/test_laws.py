@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -102,8 +103,13 @@ def test_a_protocol_is_imported_only_when_it_is_asked_for() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_has_exactly_two_top_level_packages(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a build in place would leave its files behind, and find those of an earlier one
+    for name in ("pqi", "protocols"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {n.split("/")[0] for n in zipfile.ZipFile(wheel).namelist()}
     assert {n for n in names if not n.endswith(".dist-info")} == {"pqi", "protocols"}
