@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pqi.graph.errors import GraphError
 from pqi.graph.ops import MaxPool2d, Op, Shape, SumPool2d
 from pqi.graph.ops.base import single
 from pqi.graph.ops.windows import windows_shape
