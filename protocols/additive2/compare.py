@@ -46,6 +46,11 @@ class Digit:
     lt: int
     eq: int
 
+    @property
+    def tables(self) -> int:
+        """L alone, or L and E."""
+        return 1 if self.eq < 0 else 2
+
 
 @dataclass(frozen=True)
 class Top:
@@ -53,6 +58,11 @@ class Top:
 
     name: str
     gate: int
+
+    @property
+    def tables(self) -> int:
+        """X0 alone, or X0 and G."""
+        return 1 if self.gate < 0 else 2
 
 
 @dataclass(frozen=True)
@@ -85,11 +95,9 @@ class Plan:
         """Digit tables, top tables and mask monomials for ``count`` values."""
         out: list[Field] = []
         for j, d in enumerate(self.digits):
-            out += lanes(f"lt{j}", count, 1 << d.width)
-            out += lanes(f"eq{j}", count, 1 << d.width) if d.eq >= 0 else ()
+            out += lanes(f"digit{j}", count, d.tables << d.width)
         for t in self.tops:
-            out += lanes(f"{t.name}.x", count, 1 << self.top_bits)
-            out += lanes(f"{t.name}.g", count, 1 << self.top_bits) if t.gate >= 0 else ()
+            out += lanes(t.name, count, t.tables << self.top_bits)
         return (*out, *lanes("products", count, self.expansion.bits))
 
     def online(self, n: int, count: int) -> Cost:
@@ -149,18 +157,17 @@ def deal(p: Plan, name: str, rho: Tensor, d: Dealing) -> dict[str, Tensor]:
     index = d.random.words(tuple(rho.shape), 32) & ((1 << p.opened) - 1)
     for j, digit in enumerate(p.digits):
         at = ring.field(rho, digit.low, digit.width).to(torch.int64)
-        _give_table_bits(d, name, f"lt{j}", (1 << at) - 1, index >> digit.lt, 1 << digit.width)
-        if digit.eq >= 0:
-            _give_table_bits(d, name, f"eq{j}", 1 << at, index >> digit.eq, 1 << digit.width)
+        words = [(1 << at) - 1] if digit.eq < 0 else [(1 << at) - 1, 1 << at]
+        _give_tables(d, name, f"digit{j}", words, index >> digit.lt, 1 << digit.width)
     h = p.top_bits
     top = ring.field(rho.to(torch.int64), p.shift + p.code, h)
-    zero = torch.zeros_like(index)
     for t in p.tops:
         fact = _FACTS[t.name]
         without, with_borrow = _rotated(fact, h, 0)[top], _rotated(fact, h, 1)[top]
-        _give_table_bits(d, name, f"{t.name}.x", without, zero, 1 << h)
-        if t.gate >= 0:
-            _give_table_bits(d, name, f"{t.name}.g", without ^ with_borrow, index >> t.gate, 1 << h)
+        # X0 is never opened and needs no flip; G is opened as variable ``gate``.
+        words = [without] if t.gate < 0 else [without, without ^ with_borrow]
+        flips = index & 0 if t.gate < 0 else ((index >> t.gate) & 1) << 1
+        _give_tables(d, name, t.name, words, flips, 1 << h)
     return _deal_products(p, name, index, d)
 
 
@@ -171,11 +178,21 @@ def _rotated(fact: Callable[[Tensor, int], Tensor], h: int, borrow: int) -> Tens
     return (truth << v).sum(1)
 
 
-def _give_table_bits(d: Dealing, step: str, name: str, word: Tensor, flip: Tensor, entries: int) -> None:
-    """Xor-share a table of ``entries`` bits held in an int64 word, all flipped where the low bit of ``flip`` is set."""
-    word = word ^ -(flip & 1).to(torch.int64)
-    for i in range(0, entries, 32):
-        d.give_xor(step, f"{name}.{i // 32}", (word >> i) & ((1 << min(32, entries)) - 1))
+def _give_tables(d: Dealing, step: str, name: str, words: list[Tensor], flips: Tensor, entries: int) -> None:
+    """Xor-share tables of ``entries`` bits, each held in an int64 word, side by side in one field.
+
+    Table i is flipped as a whole where bit i of ``flips`` is set: what is read from it is then masked.
+    """
+    every = (1 << entries) - 1 if entries < 64 else -1
+    masked = [word ^ -((flips >> i) & 1).to(torch.int64) for i, word in enumerate(words)]
+    if entries * len(words) <= 32:
+        joined = sum((word & every) << (i * entries) for i, word in enumerate(masked))
+        d.give_xor(step, f"{name}.0", torch.as_tensor(joined))
+        return
+    per = -(-entries // 32)
+    for i, word in enumerate(masked):
+        for lane in range(per):
+            d.give_xor(step, f"{name}.{i * per + lane}", (word >> (32 * lane)) & 0xFFFFFFFF)
 
 
 def _deal_products(p: Plan, name: str, index: Tensor, d: Dealing) -> dict[str, Tensor]:
@@ -207,40 +224,48 @@ def run(p: Plan, name: str, party: Party, ready: Ready, z_hat: Tensor) -> Steps[
     own = torch.zeros(z_hat.shape, dtype=torch.int32)
     for j, digit in enumerate(p.digits):
         at = ring.field(z_hat, digit.low, digit.width)
-        own |= _bit(ready, f"lt{j}", at, 1 << digit.width) << digit.lt
-        if digit.eq >= 0:
-            own |= _bit(ready, f"eq{j}", at, 1 << digit.width) << digit.eq
+        own |= _read(ready, f"digit{j}", at, digit.tables, 1 << digit.width) << digit.lt
     top = ring.field(z_hat if z_hat.element_size() == 4 else z_hat.to(torch.int32), p.shift + p.code, p.top_bits)
+    facts = {}
     for t in p.tops:
+        both = _read(ready, t.name, top, t.tables, 1 << p.top_bits)
+        facts[t.name] = both & 1
         if t.gate >= 0:
-            own |= _bit(ready, f"{t.name}.g", top, 1 << p.top_bits) << t.gate
+            own |= (both >> 1) << t.gate
     index = own
     if p.opened:
         index = yield from party.open_bits(f"{name}.digits", own, p.opened)
     flat = (index & ((1 << p.opened) - 1)).reshape(-1)
     out = torch.zeros_like(own)
+    if party.first:
+        out = torch.index_select(p.expansion.public, 0, flat).reshape(own.shape)
     for i, q in enumerate(p.predicates):
-        share = _selected(p.expansion, q, ready, flat, party.first).reshape(own.shape)
-        if any(t.name == q for t in p.tops):
-            share = share ^ _bit(ready, f"{q}.x", top, 1 << p.top_bits)
-        out |= share << i
+        share = _selected(p.expansion, q, ready, flat).reshape(own.shape)
+        if q in facts:
+            share = share ^ facts[q]
+        out = out ^ (share << i)
     return out
 
 
-def _bit(ready: Ready, name: str, at: Tensor, entries: int) -> Tensor:
-    """Bit ``at`` of each dealt table, 0/1 int32."""
-    word = ready[f"{name}.0"]
-    if entries <= 32:
-        return ((word.to(torch.int32) >> at) & 1).to(torch.int32)
-    both = (ready[f"{name}.1"].to(torch.int64) << 32) | (word.to(torch.int64) & 0xFFFFFFFF)
-    return ((both >> at) & 1).to(torch.int32)
+def _read(ready: Ready, name: str, at: Tensor, tables: int, entries: int) -> Tensor:
+    """Bit ``at`` of each of one or two dealt tables, as bits 0 and 1 of an int32."""
+    if entries * tables <= 32:
+        word = ready[f"{name}.0"] >> at
+        return ((word & 1) if tables == 1 else (word & 1) | ((word >> (entries - 1)) & 2)).to(torch.int32)
+    per = -(-entries // 32)
+    out = torch.zeros(at.shape, dtype=torch.int32)
+    for i in range(tables):
+        word = ready[f"{name}.{i * per}"].to(torch.int64) & 0xFFFFFFFF
+        if per == 2:
+            word |= ready[f"{name}.{i * per + 1}"].to(torch.int64) << 32
+        out |= ((word >> at) & 1).to(torch.int32) << i
+    return out
 
 
-def _selected(e: gf2.Expansion, q: str, ready: Ready, index: Tensor, first: bool) -> Tensor:
-    """Parity of the dealt products under the public selection; P0 adds the part without masks."""
+def _selected(e: gf2.Expansion, q: str, ready: Ready, index: Tensor) -> Tensor:
+    """Parity of the dealt products under the public selection."""
     total: Tensor | None = None
     for lane, table in e.select[q]:
         word = ready[f"products.{lane}"].reshape(-1).to(torch.int32) & torch.index_select(table, 0, index)
         total = word if total is None else total ^ word
-    out = ring.parity(total if total is not None else torch.zeros_like(index))
-    return out ^ torch.index_select(e.public[q], 0, index).to(torch.int32) if first else out
+    return ring.parity(total if total is not None else torch.zeros_like(index))

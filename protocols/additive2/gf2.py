@@ -45,16 +45,17 @@ def variable(i: int) -> Polynomial:
 class Expansion:
     """Predicates expanded over their masks.
 
-    monomials: the dealt products, as sets of variables, then one mask per predicate; bit t of the dealt word is the
-    t-th. select[p][lane]: int32 ``2^variables``, the coefficients at each opened index. public[p]: uint8, the part
-    without any mask. deal[lane]: int32 ``2^variables``, the products of each assignment of the masks.
+    The dealt word holds one mask per predicate, then the products of masks (at ``mask_at[p]`` is p's own).
+    select[p]: pairs of a 32-bit lane and its coefficients, int32 ``2^variables``, for the lanes that p needs.
+    public: int32 ``2^variables``, bit i the part of predicate i without any mask. deal[lane]: int32 ``2^variables``,
+    the products of each assignment of the masks.
     """
 
     variables: int
     predicates: tuple[str, ...]
     bits: int
     select: Mapping[str, tuple[tuple[int, Tensor], ...]]
-    public: Mapping[str, Tensor]
+    public: Tensor
     deal: tuple[Tensor, ...]
     mask_at: Mapping[str, int]
 
@@ -66,27 +67,30 @@ class Expansion:
 
 def expand(variables: int, predicates: Mapping[str, Polynomial]) -> Expansion:
     """Tabulate everything for ``2^variables`` opened indices (done once per kind of comparison)."""
+    # The masks come first: predicates of few products then read the first lane only.
+    mask_at = {name: i for i, name in enumerate(predicates)}
     monomials: dict[Monomial, int] = {}
     for p in predicates.values():
         for term in sorted(p, key=sorted):
             for size in range(1, len(term) + 1):
                 for chosen in combinations(sorted(term), size):
-                    monomials.setdefault(frozenset(chosen), len(monomials))
-    mask_at = {name: len(monomials) + i for i, name in enumerate(predicates)}
+                    monomials.setdefault(frozenset(chosen), len(predicates) + len(monomials))
     bits = len(monomials) + len(predicates)
     index = np.arange(1 << variables)
     columns = [(index >> i) & 1 for i in range(variables)]
     lanes = -(-bits // LANE)
-    select, public = {}, {}
-    for name, p in predicates.items():
+    select, public = {}, np.zeros(1 << variables, np.int32)
+    for i, (name, p) in enumerate(predicates.items()):
         words, free = _coefficients(p, monomials, columns, lanes)
         words[mask_at[name] // LANE] |= np.uint32(1 << (mask_at[name] % LANE))
-        public[name] = torch.from_numpy(free.astype(np.uint8))
+        public |= free.astype(np.int32) << i
         select[name] = tuple((i, _signed(w)) for i, w in enumerate(words) if w.any())
     deal = [np.zeros(1 << variables, np.uint32) for _ in range(lanes)]
     for t, at in monomials.items():
         deal[at // LANE] |= _product(columns, t).astype(np.uint32) << np.uint32(at % LANE)
-    return Expansion(variables, tuple(predicates), bits, select, public, tuple(_signed(w) for w in deal), mask_at)
+    return Expansion(
+        variables, tuple(predicates), bits, select, torch.from_numpy(public), tuple(_signed(w) for w in deal), mask_at
+    )
 
 
 def _coefficients(
