@@ -179,11 +179,19 @@ class IntegerModel:
             self.graph.run(part, count)
         return {name: wrapped[name] / total[name] if total[name] else 0.0 for name in wrapped}
 
-    def report(self, data: Any = None) -> Report:
-        """Per layer: shapes, rings, proof, shift and index bits, weights, operations; with ``data`` also wraps seen."""
-        from pqi.graph.report import build_report
+    def report(self, data: Any = None, labels: Any = None, float_answers: Any = None) -> Report:
+        """Per layer: shapes, rings, proof, shift and index bits, weights, operations, what each protocol would cost.
 
-        return build_report(self, self.wraps(data) if data is not None else None)
+        data: a float batch, for the share of values that wrap. labels: its classes, for the accuracy.
+        float_answers: the float network's answers (N, classes) on it, for the change of accuracy and the agreement.
+        Raises InputError where these do not fit each other.
+        """
+        from pqi.graph.report import build_report, compare_answers
+        from pqi.program.prices import prices  # what a protocol charges is known one floor above
+
+        wrapped = self.wraps(data) if data is not None else None
+        accuracy = compare_answers(self, data, labels, float_answers)
+        return build_report(self, wrapped, prices(self), accuracy)
 
     def save(self, path: str | Path) -> None:
         """Write the model as one file (safetensors with a JSON graph), atomically."""

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from pqi.graph.errors import InputError
 from pqi.graph.graph import OUTPUT, IntegerGraph, Node
 from pqi.graph.ops import Conv2d, Dense, MaxPool2d, Requantize, Scale, Step
 from pqi.graph.ranges import prove
@@ -42,14 +44,39 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What one protocol would charge for one input: exchanges, bytes each server sends online, bytes dealt before.
+
+    layers: the same three numbers for each layer.
+    """
+
+    exchanges: int
+    online_bytes: int
+    dealt_bytes: int
+    layers: Mapping[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """On labelled data, as shares: right in integers, right in float (if its answers were given), same top class."""
+
+    samples: int
+    integer: float | None
+    floating: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True)
 class Report:
-    """The rows, the totals, and the layer whose accumulator needs the widest ring."""
+    """The rows, the totals, the layer that needs the widest ring, prices by protocol, accuracy if asked."""
 
     rows: tuple[Row, ...]
     policy: str
     widest: str
     output_ring: int
     output_wrapped: float | None
+    prices: Mapping[str, Price]
+    accuracy: Accuracy | None
 
     @property
     def macs(self) -> int:
@@ -76,15 +103,34 @@ class Report:
             "macs": self.macs,
             "activations": self.activations,
             "weights": self.weights,
+            "prices": {name: asdict(price) for name, price in self.prices.items()},
+            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "layers": [{**asdict(row), "shape": list(row.shape)} for row in self.rows],
         }
+
+    def _words(self) -> str:
+        """Prices and accuracy, a line each."""
+        lines = [
+            f"{name}: {p.exchanges} exchanges, {p.online_bytes:,} B each way online, {p.dealt_bytes:,} B dealt an input"
+            for name, p in self.prices.items()
+        ]
+        if (a := self.accuracy) is not None:
+            shares = {"integer": a.integer, "float": a.floating, "same top class": a.agreement}
+            found = ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share is not None)
+            change = (
+                f", change {100 * (a.integer - a.floating):+.2f} points"
+                if a.integer is not None and a.floating is not None
+                else ""
+            )
+            lines.append(f"accuracy on {a.samples:,} inputs: {found}{change}")
+        return "\n".join(lines)
 
     def __rich__(self) -> Table:
         """A table for the terminal."""
         caption = (
             f"{self.policy} rings; widest read by {self.widest}; answer in {self.output_ring} bits; "
             f"{self.macs:,} multiply-accumulates, {self.activations:,} activations, {self.weights:,} weights. "
-            "reads = shift + index bits"
+            f"reads = shift + index bits\n{self._words()}"
         )
         table = Table(title="Integer model", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         watched = any(row.wrapped is not None for row in self.rows)
@@ -118,7 +164,33 @@ def multiply_accumulates(graph: IntegerGraph, node: Node) -> int:
     return size if isinstance(node.op, Scale) else 0
 
 
-def build_report(model: IntegerModel, wrapped: Mapping[str, float] | None) -> Report:
+def compare_answers(model: IntegerModel, data: Any, labels: Any, float_answers: Any) -> Accuracy | None:
+    """Accuracy of the integer model beside the float network's on one batch; None with nothing to compare."""
+    if labels is None and float_answers is None:
+        return None
+    if data is None:
+        raise InputError("labels or float_answers were given without the data that they belong to")
+    if len(model.output_shape) != 1:
+        raise InputError(f"answers have shape {model.output_shape}: one vector of classes is needed for an accuracy")
+    top = model.predict(data, "silent").argmax(1)
+    truth = None if labels is None else np.asarray(labels)
+    theirs = None if float_answers is None else np.asarray(float_answers)
+    wanted = (("labels", truth, top.shape), ("float_answers", theirs, (len(top), *model.output_shape)))
+    for name, given, shape in wanted:
+        if given is not None and given.shape != shape:
+            raise InputError(f"{name} have shape {given.shape}; for these data {shape} is needed")
+    floating = None if theirs is None else theirs.argmax(1)
+    return Accuracy(
+        len(top),
+        None if truth is None else float((top == truth).mean()),
+        None if truth is None or floating is None else float((floating == truth).mean()),
+        None if floating is None else float((floating == top).mean()),
+    )
+
+
+def build_report(
+    model: IntegerModel, wrapped: Mapping[str, float] | None, prices: Mapping[str, Price], accuracy: Accuracy | None
+) -> Report:
     """The report of a model; ``wrapped`` is the share of wrapped values per consumer, if it was measured."""
     graph, proof = model.graph, prove(model.graph)
     weights = graph.weight_count()
@@ -145,6 +217,5 @@ def build_report(model: IntegerModel, wrapped: Mapping[str, float] | None) -> Re
             )
         )
     widest = max(model.accumulators, key=lambda name: model.accumulators[name])
-    return Report(
-        tuple(rows), model.policy, widest, model.accumulators[OUTPUT], None if wrapped is None else wrapped[OUTPUT]
-    )
+    answer_wrapped = None if wrapped is None else wrapped[OUTPUT]
+    return Report(tuple(rows), model.policy, widest, model.accumulators[OUTPUT], answer_wrapped, prices, accuracy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,39 @@ def test_a_model_that_contradicts_itself_is_refused(change: dict[str, Any], says
     }
     with pytest.raises(GraphError, match=says):
         IntegerModel(**{**fields, **change})
+
+
+def test_the_report_tells_what_each_protocol_would_cost_and_how_accuracy_changes(model: IntegerModel) -> None:
+    x = np.random.default_rng(0).random((6, 1, 12, 12)) * 0.9
+    answers = model.predict(x)
+    labels = answers.argmax(1)
+    wrong = np.roll(answers, 1, axis=1)
+    report = model.report(x, labels, wrong)
+    price = report.prices["additive2"]
+    assert price.dealt_bytes == sum(layer[2] for layer in price.layers.values()) > 0
+    assert price.exchanges == sum(layer[0] for layer in price.layers.values())
+    assert "clear" not in report.prices
+    assert report.accuracy is not None
+    assert (report.accuracy.integer, report.accuracy.floating, report.accuracy.agreement) == (1.0, 0.0, 0.0)
+    console = Console(width=150, record=True, file=StringIO())
+    console.print(report)
+    text = console.export_text()
+    assert f"additive2: {price.exchanges} exchanges" in text
+    assert "change +100.00 points" in text
+    assert model.report().accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"labels": [1, 2]}, "without the data"),
+        ({"data": np.zeros((2, 1, 12, 12)), "labels": [1]}, r"labels have shape \(1,\)"),
+        ({"data": np.zeros((2, 1, 12, 12)), "float_answers": np.zeros((2, 3))}, r"float_answers have shape \(2, 3\)"),
+    ],
+)
+def test_a_report_on_data_that_do_not_fit_says_which(model: IntegerModel, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        model.report(**arguments)
 
 
 def test_the_report_counts_and_can_be_shown(model: IntegerModel) -> None:
