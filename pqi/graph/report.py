@@ -133,6 +133,7 @@ class Report:
             f"reads = shift + index bits\n{self._words()}"
         )
         table = Table(title="Integer model", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.title_justify = table.caption_justify = "left"
         watched = any(row.wrapped is not None for row in self.rows)
         table.add_column("layer", overflow="fold", min_width=12)
         for title in ("operator", "shape"):
