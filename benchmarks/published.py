@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import data
 import torch
 
 import pqi
+from pqi.demo.measure import machine, versions
 
 
 def seconds(call: Any, repeat: int) -> dict[str, float]:
@@ -80,7 +80,7 @@ def main() -> None:
         out["private_equals_integer"] = float((answer.integers == want).flatten(1).all(1).double().mean())
         out["peak_rss_mb"] = {role: p.peak_rss_bytes / 2**20 for role, p in answer.ledger.parties.items()}
         out["batch_online_seconds_per_image"] = answer.ledger.online_seconds / max(args.private, 1)
-    out["machine"] = {"python": platform.python_version(), "torch": torch.__version__, "cpu": platform.processor()}
+    out["machine"], out["versions"] = machine(), versions()
     text = json.dumps(out, indent=1)
     print(text)
     if args.json:

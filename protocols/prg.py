@@ -4,14 +4,17 @@ Three laws:
 
 1. Nothing else ever makes a share, a mask, a key or a nonce. ``random``, ``numpy.random`` and ``torch.rand`` do not
    appear in this package.
-2. A stream position is used once. :class:`Stream` hands out blocks by position, keeps a high-water mark and refuses to
-   go back; after a crash the key is gone with the process, so no position can come again.
+2. A stream position is used once. Who makes material reads through :class:`Stream`, whose mark never goes back; who
+   uses it claims its items first (:class:`Spent`), in any order. After a crash the key is gone with the process, so
+   no position can come again.
 3. Keys refuse to be shown: no repr, no truth value, no pickling, no copying.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+import threading
 from typing import NoReturn
 
 import numpy as np
@@ -95,8 +98,35 @@ class Stream:
         if first < self._mark:
             raise Misuse(f"record {first} of a key stream was asked for, but records below {self._mark} are spent")
         self._mark = first + n
-        data = keystream(self._key, first * self.blocks, n * self.blocks * BLOCK)
-        return data.reshape(n, self.blocks * BLOCK)
+        return records(self._key, self.blocks, first, n)
+
+
+def records(key: Key, blocks: int, first: int, n: int) -> np.ndarray:
+    """Records ``first .. first+n-1`` of ``blocks`` blocks each: uint8 ``(n, 16*blocks)``. Reading once is the caller's."""
+    return keystream(key, first * blocks, n * blocks * BLOCK).reshape(n, blocks * BLOCK)
+
+
+class Spent:
+    """Which items of which keys this process has used. Any number of threads; forgets all but the newest keys.
+
+    It is the last line of defence inside a process: what must also hold across processes belongs in a journal.
+    """
+
+    _KEPT = 8
+
+    def __init__(self) -> None:
+        self._lock, self._items = threading.Lock(), dict[bytes, set[int]]()
+
+    def claim(self, keys: bytes, first: int, n: int) -> None:
+        """Mark items ``first .. first+n-1`` as used; raises :class:`Misuse` if one of them was, and then marks none."""
+        name, wanted = hashlib.sha256(keys).digest(), range(first, first + n)
+        with self._lock:
+            taken = self._items.setdefault(name, set())
+            if not taken.isdisjoint(wanted):
+                raise Misuse(f"one-time material of items {first} .. {first + n - 1} was used before; each serves once")
+            taken.update(wanted)
+            while len(self._items) > self._KEPT:
+                del self._items[next(iter(self._items))]
 
 
 def blocks_at(key: Key, positions: np.ndarray) -> np.ndarray:

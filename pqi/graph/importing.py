@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from pqi.graph.errors import Unsupported
 from pqi.graph.floating import Affine, FloatNode
+from pqi.graph.graph import OUTPUT
 from pqi.graph.ops import Op, Reshape, Shape
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
@@ -55,7 +56,7 @@ class Importer:
     def add(self, op: Op, inputs: Sequence[Value], name: str, source: str) -> Value:
         """Append a node under a unique name; its shape comes from the operator's own rule."""
         unique, count = name, 2
-        while unique in self.shapes:
+        while unique in self.shapes or unique == OUTPUT:
             unique, count = f"{name}#{count}", count + 1
         self.shapes[unique] = op.infer_shape([self.shapes[v.name] for v in inputs])
         self.nodes.append(FloatNode(unique, op, tuple(v.name for v in inputs), source))

@@ -137,7 +137,7 @@ def linear_map(node: Node, model: IntegerModel) -> LinearMap:
 def operands(model: IntegerModel, program: Program) -> dict[str, dict[str, Tensor]]:
     """The secret operands of the program's steps, in the clear, from the model: weights, biases, tables."""
     out: dict[str, dict[str, Tensor]] = {}
-    nodes = model.graph.by_name
+    nodes, made = model.graph.by_name, {i.name: i for i in program.instructions}
     for i in program.instructions:
         node = nodes.get(i.name)
         if isinstance(i.action, api.Linear) and node is not None and isinstance(node.op, LINEAR):
@@ -146,12 +146,17 @@ def operands(model: IntegerModel, program: Program) -> dict[str, dict[str, Tenso
                 bias = bias.reshape(-1, *([1] * (len(i.action.shape) - 1)))
             out[i.name] = {"weight": node.op.weight, "bias": bias}
         elif isinstance(i.action, (api.Table, api.FusedTable)) and node is not None and isinstance(node.op, Requantize):
-            out[i.name] = {"table": _table(node.op, i)}
+            source = made.get(i.inputs[0])
+            over_codes = source is not None and source.layer == i.layer and isinstance(source.action, api.Clamp)
+            out[i.name] = {"table": _table(node.op, i, over_codes)}
     return out
 
 
-def _table(op: Requantize, i: Instruction) -> Tensor:
-    """All entries ``(channels, 2^t)`` of a requantization's table, in the order of the index mod 2^t."""
+def _table(op: Requantize, i: Instruction, over_codes: bool) -> Tensor:
+    """All entries ``(channels, 2^t)`` of a requantization's table, in the order of the index mod 2^t.
+
+    over_codes: the index was clamped to a code by an earlier step of the same layer; otherwise it is a signed number.
+    """
     if isinstance(i.action, api.FusedTable):
         bits = i.action.ring - i.action.shift
     elif isinstance(i.action, api.Table):
@@ -159,7 +164,7 @@ def _table(op: Requantize, i: Instruction) -> Tensor:
     else:
         raise ProgramError(f"instruction {i.name!r} is no table")
     index = torch.arange(1 << bits)
-    if not any(x.endswith("/codes") for x in i.inputs):  # over a signed index, not over codes already clamped
+    if not over_codes:
         index = index - ((index >> (bits - 1)) << bits)
     code = index.clamp(0, (1 << op.bits) - 1)
     if op.values is None:

@@ -107,12 +107,6 @@ class Pool:
         with self._changed:
             return self._epoch
 
-    @property
-    def linked(self) -> bool:
-        """True while the dealer is connected."""
-        with self._changed:
-            return self._linked
-
     def begin(self, epoch: str, *, endless: bool = False) -> None:
         """Burn what is left of the old epoch and begin a new one. endless: items are mere numbers, nothing is dealt."""
         with self._changed:

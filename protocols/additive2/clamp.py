@@ -30,27 +30,18 @@ from protocols.rounds import Steps
 Ready = dict[str, Tensor]
 
 
-def widest_code(bits: int, shift: int, code: int) -> int:
-    """The code width actually compared: never more than what lies between the shifted-away bits and the sign."""
-    return min(code, bits - shift - 1)
-
-
-def fits(bits: int, shift: int, code: int) -> bool:
-    """Whether one clamp can do it: the bits above the code must fit in the top digit."""
-    return bits - shift - widest_code(bits, shift, code) <= compare.MAX_TOP
-
-
 @cache
 def _plan(step: api.Clamp) -> compare.Plan:
-    code = widest_code(step.ring, step.shift, step.bits)
-    idle = step.ring - step.shift - code == 1
-    tops = ("in",) if idle else ("in", "high")
-    borrows = (*(("c",) if step.shift else ()), *(("w",) if step.shift + code else ()))
-    if not fits(step.ring, step.shift, step.bits):
+    # Never more code bits than lie between the shifted-away bits and the sign; then the upper clamp is idle.
+    code = min(step.bits, step.ring - step.shift - 1)
+    above = step.ring - step.shift - code
+    if above > compare.MAX_TOP:
         raise BadParameters(
-            f"Clamp: {step.ring - step.shift - code} bits above the code; at most {compare.MAX_TOP} fit one "
-            "comparison: clamp to more bits first, then to these"
+            f"Clamp: {above} bits above the code; at most {compare.MAX_TOP} fit one comparison: clamp to more bits "
+            "first, then to these"
         )
+    tops = ("in",) if above == 1 else ("in", "high")
+    borrows = (*(("c",) if step.shift else ()), *(("w",) if step.shift + code else ()))
     return compare.plan(step.ring, step.shift, code, tops, borrows)
 
 

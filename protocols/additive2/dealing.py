@@ -17,7 +17,7 @@ from protocols.additive2.select import MaximumKernel, ReluKernel
 from protocols.additive2.shift import ShiftKernel
 from protocols.additive2.table import FusedTableKernel, TableKernel
 from protocols.errors import Misuse
-from protocols.prg import Secret, Stream
+from protocols.prg import Secret, Stream, records
 from protocols.protocol import NamedStep
 from protocols.rounds import PartyId, Steps
 
@@ -95,9 +95,9 @@ def prepare_party(
 ) -> Ready:
     """A party's offline work for items ``first .. first+n-1``: expand, unpack, and the products ``E . r``.
 
-    The caller guarantees (durably) that these items were never prepared before; the corrections are P1's only.
+    The caller guarantees that these items were never prepared before; the corrections are P1's only.
     """
-    stream = Stream(keys.stream, where.stream_blocks[party]).take(first, n)
+    stream = records(keys.stream, where.stream_blocks[party], first, n)
     p = Party(party, PartyMaterial(where, party, stream, keys.tables, first, corrections), operands)
     return Ready(p, {name: KERNELS[type(step)].prepare(step, name, inputs, p) for name, step, inputs in steps})
 

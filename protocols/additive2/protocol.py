@@ -16,7 +16,7 @@ from protocols.additive2.material import PartyKeys
 from protocols.api import SecurityStatement, Step
 from protocols.cost import Cost
 from protocols.errors import Misuse
-from protocols.prg import Random
+from protocols.prg import Random, Spent
 from protocols.protocol import DealerRole, NamedStep, PartyRole, Protocol
 from protocols.rounds import PartyId, Steps
 
@@ -56,6 +56,7 @@ class AdditiveParty(PartyRole):
     def __init__(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> None:
         self._steps, self._party, self._layout = list(steps), party, layout(steps)
         self._operands = _digest_operands(steps, stored)
+        self._spent = Spent()
         missing = [
             f"{name}.{key}"
             for name, step, _ in steps
@@ -69,8 +70,9 @@ class AdditiveParty(PartyRole):
             )
 
     def prepare(self, keys: bytes, first: int, n: int, corrections: bytes) -> Ready:
-        """Expand and pre-multiply."""
+        """Expand and pre-multiply. Raises :class:`Misuse` for an item that this party has prepared before."""
         own = PartyKeys.receive(self._party, keys)
+        self._spent.claim(keys, first, n)
         return prepare_party(self._steps, self._layout, self._party, own, self._operands, first, n, corrections)
 
     def run_step(self, ready: Ready, name: str, step: Step, x: Tensor) -> Steps[Tensor]:

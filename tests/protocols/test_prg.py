@@ -47,6 +47,16 @@ def test_a_stream_never_goes_back() -> None:
     stream.take(6, 1)
 
 
+def test_what_is_claimed_is_claimed_once_and_a_refused_claim_marks_nothing() -> None:
+    spent = prg.Spent()
+    spent.claim(b"epoch", 5, 5)
+    with pytest.raises(Misuse, match=r"items 0 \.\. 5 was used before"):
+        spent.claim(b"epoch", 0, 6)
+    spent.claim(b"epoch", 0, 5)
+    spent.claim(b"another", 5, 5)
+    spent.claim(b"epoch", 10, 0)
+
+
 def test_two_draws_of_random_words_differ() -> None:
     r = prg.Random()
     assert not (r.words((64,), 32) == r.words((64,), 32)).all()

@@ -104,6 +104,26 @@ def test_a_binarised_network_is_exact() -> None:
     assert np.array_equal(model.predict(x), net(x).numpy())
 
 
+class Named(nn.Module):
+    """Layers with the names that this library uses itself, and a three-valued sign, which needs a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.output, self.codes = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.codes(torch.sign(self.output(torch.relu(self.input(x)))))
+
+
+@pytest.mark.parametrize("network", ["lan", "wan"])
+@pytest.mark.parametrize("rings", ["proven", "calibrated"])
+def test_no_name_of_a_user_s_layer_is_in_the_way(network: str, rings: str) -> None:
+    torch.manual_seed(0)
+    model = quantize(Named().eval(), calibration=data((6,)), rings=rings, activation_bits=3)
+    assert len({n.name for n in model.graph.nodes}) == len(model.graph.nodes)
+    same(model, data((6,), 30), "additive2", network)
+
+
 def test_stochastic_rounding_says_that_it_is_not_exact_and_stays_close(models: Callable[..., IntegerModel]) -> None:
     model = models("small_cnn")
     compiled = program.compile(model, rounding="stochastic")

@@ -171,6 +171,23 @@ def test_a_client_message_of_the_wrong_length_is_refused_before_anything_is_sent
         next(runner.run(prepared, b"short"))
 
 
+def test_a_party_prepares_an_item_once() -> None:
+    x = torch.randn(16, 20, generator=torch.Generator().manual_seed(0))
+    model = quantize(networks.mlp(), calibration=x)
+    compiled = program.compile(model)
+    stored = program.split_weights(model, compiled)
+    dealer = program.Dealer(compiled, stored[PartyId.DEALER])
+    runner = program.PartyRunner(compiled, PartyId.P0, stored[PartyId.P0])
+    keys, _ = dealer.new_epoch()
+    runner.prepare(keys, 4, 2, b"")
+    runner.prepare(keys, 0, 4, b"")  # in any order, each once
+    for first in (0, 3, 5):
+        with pytest.raises(Misuse, match="used before"):
+            runner.prepare(keys, first, 3, b"")
+    runner.prepare(keys, 6, 1, b"")
+    runner.prepare(dealer.new_epoch()[0], 0, 4, b"")  # another epoch has other keys
+
+
 def test_dealing_before_an_epoch_is_misuse(compiled: program.Program) -> None:
     with pytest.raises(Misuse, match="new_epoch"):
         program.Dealer(compiled, {}).deal(0, 1)
