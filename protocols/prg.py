@@ -102,7 +102,7 @@ class Stream:
 
 
 def records(key: Key, blocks: int, first: int, n: int) -> np.ndarray:
-    """Records ``first .. first+n-1`` of ``blocks`` blocks each: uint8 ``(n, 16*blocks)``. Reading once is the caller's."""
+    """Records ``first .. first+n-1`` of ``blocks`` blocks each: uint8 ``(n, 16*blocks)``; once is the caller's duty."""
     return keystream(key, first * blocks, n * blocks * BLOCK).reshape(n, blocks * BLOCK)
 
 

@@ -44,14 +44,6 @@ def fastest(work: Callable[[], object], runs: int = RUNS) -> float:
     return best
 
 
-def peak_mb_of(pid: int) -> float | None:
-    """The most memory that a process ever held, in MB (10^6 bytes); None where the system does not tell."""
-    with suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024 / 1e6
-    return None
-
-
 def versions() -> dict[str, str]:
     """Of this package, Python, and what the figures depend on."""
     import pqi

@@ -12,14 +12,14 @@ import torch
 import pqi.program
 from pqi.demo.digits import Digits, DigitsNet, load_digits, train
 from pqi.demo.errors import DemoError
-from pqi.demo.measure import fastest, machine, peak_mb_of, versions
+from pqi.demo.measure import fastest, machine, versions
 from pqi.demo.outcome import Outcome, Plain
 from pqi.graph.model import IntegerModel
 from pqi.net.authority import make_private_directory
 from pqi.program import Program
 from pqi.quant.api import quantize
 from pqi.session.client import Answer
-from pqi.session.ledger import peak_rss_bytes
+from pqi.session.ledger import peak_rss_bytes, peak_rss_of
 from pqi.session.local import LocalService, local
 from pqi.session.roles import CLIENT, DEALER
 from protocols.cost import Cost
@@ -164,8 +164,8 @@ def _memory(service: LocalService, answer: Answer) -> dict[str, float]:
     """Peak memory of every process, MB: servers report their own, the system knows the dealer's."""
     found = {role: party.peak_rss_bytes / 1e6 for role, party in answer.ledger.parties.items()}
     if DEALER in service.processes:
-        dealer = peak_mb_of(service.processes[DEALER].pid)
-        found |= {} if dealer is None else {DEALER: dealer}
+        dealer = peak_rss_of(service.processes[DEALER].pid)
+        found |= {} if dealer is None else {DEALER: dealer / 1e6}
     return {**found, CLIENT: peak_rss_bytes() / 1e6}
 
 

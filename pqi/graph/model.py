@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pqi.graph.errors import GraphError, InputError, RangeError, SaturationWarning
+from pqi.graph.errors import GraphError, InputError, RangeError
 from pqi.graph.graph import OUTPUT, IntegerGraph
 from pqi.graph.ranges import MAX_RING, Ranges, lift, prove, refuse_wide, rings
+from pqi.quant.inputs import encode_batch
 from pqi.quant.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -124,19 +124,7 @@ class IntegerModel:
         SaturationWarning with their share), "error" (InputError) or "silent". Raises InputError on a wrong shape,
         a dtype that is not real numbers, NaN or infinity.
         """
-        if on_saturation not in ("warn", "error", "silent"):
-            raise InputError(f"on_saturation is {on_saturation!r}: it must be 'warn', 'error' or 'silent'")
-        values = _real_batch(x, self.input_shape)
-        codes, outside = self.input_quantizer.saturating_codes(values)
-        if outside and on_saturation != "silent":
-            lo, hi = self.input_quantizer.value_range
-            share = f"{outside} of {values.size} input values ({outside / values.size:.3%})"
-            found = f"{share} lie outside [{lo:.6g}, {hi:.6g}]"
-            advice = "Scale the input as the calibration data were, or quantize with a wider input_range."
-            if on_saturation == "error":
-                raise InputError(f"{found}, the declared range. {advice}")
-            warnings.warn(f"{found} and were moved to its nearest end. {advice}", SaturationWarning, stacklevel=2)
-        return torch.from_numpy(codes)
+        return encode_batch(x, self.input_shape, self.input_quantizer, on_saturation)
 
     def decode(self, integers: Any) -> NDArray[np.float64]:
         """The answer as real numbers: integers * output_scale."""
@@ -219,26 +207,6 @@ def chunks(graph: IntegerGraph, codes: Tensor) -> tuple[Tensor, ...]:
     """The batch in parts whose widest layer stays within a fixed size (one empty part for an empty batch)."""
     size = max(1, _CHUNK_VALUES // max(math.prod(shape) for shape in graph.shapes.values()))
     return torch.split(codes, size)
-
-
-def _real_batch(x: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """x as float64 (N, *shape); refused with the reason otherwise."""
-    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"the input has dtype {array.dtype}: real numbers (float or integer) are needed")
-    if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
-        wanted = f"(N, {', '.join(map(str, shape))})"
-        hint = " Add the batch axis: x[None]." if array.shape == shape else ""
-        raise InputError(f"the input has shape {array.shape}: {wanted} is needed.{hint}")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        nans, infinities = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(
-            f"the input has {nans} NaN and {infinities} infinite values, the first at index {first}: "
-            "clean the data before asking"
-        )
-    return array
 
 
 __all__ = ["OUTPUT", "IntegerModel", "Verification", "observe"]

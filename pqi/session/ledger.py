@@ -16,12 +16,19 @@ _MAX_STEPS = 100_000
 _STEP_FIELDS = ("exchanges", "sent", "received", "compute_seconds", "network_seconds")
 
 
+def peak_rss_of(pid: int | str) -> int | None:
+    """The most memory that a process ever held, in bytes; None where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+    return None
+
+
 def peak_rss_bytes() -> int:
     """The most memory this process ever held, in bytes."""
-    with suppress(OSError, ValueError, IndexError):
-        # Linux: the peak that getrusage reports starts with the parent's memory at the time of the fork.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+    # The peak that getrusage reports starts, on Linux, with the parent's memory at the time of the fork.
+    if (own := peak_rss_of("self")) is not None:
+        return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 

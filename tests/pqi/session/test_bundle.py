@@ -246,13 +246,13 @@ def test_a_client_encodes_as_the_model_does(made: Path) -> None:
 @pytest.mark.parametrize(
     ("x", "says"),
     [
-        (torch.zeros(6), r"shape \(6,\); the model takes \(N, 6\)\. Add the batch axis"),
-        (torch.zeros(2, 5), r"shape \(2, 5\); the model takes \(N, 6\)"),
+        (torch.zeros(6), r"shape \(6,\): \(N, 6\) is needed\. Add the batch axis"),
+        (torch.zeros(2, 5), r"shape \(2, 5\): \(N, 6\) is needed"),
         (torch.zeros(2, 6, dtype=torch.complex64), "dtype complex64"),
         ([["a"] * 6], "dtype <U1"),
         ([[1.0, 2.0], [3.0]], "no array of numbers"),
-        (torch.full((2, 6), float("nan")), r"12 NaN or infinite values, the first at index \(0, 0\)"),
-        (torch.full((1, 6), float("-inf")), "6 NaN or infinite"),
+        (torch.full((2, 6), float("nan")), r"12 NaN and 0 infinite values, the first at index \(0, 0\)"),
+        (torch.full((1, 6), float("-inf")), "0 NaN and 6 infinite"),
     ],
 )
 def test_an_input_that_does_not_fit_is_refused_with_the_reason(made: Path, x: Any, says: str) -> None:
@@ -262,9 +262,11 @@ def test_an_input_that_does_not_fit_is_refused_with_the_reason(made: Path, x: An
 
 def test_values_out_of_range_saturate_and_say_so(made: Path) -> None:
     spec = load_client(made / "client").input
-    with pytest.warns(SaturationWarning, match=r"6 of 6 input values lie outside the calibrated range \[-12.8, 12.7\]"):
+    with pytest.warns(
+        SaturationWarning, match=r"6 of 6 input values \(100.000%\) lie outside the calibrated range \[-12.8, 12.7\]"
+    ):
         assert spec.encode(torch.full((1, 6), 1000.0)).unique().tolist() == [127]
-    with pytest.raises(InputError, match="Nothing was sent"):
+    with pytest.raises(InputError, match="Nothing was computed or sent"):
         spec.encode(torch.full((1, 6), 1000.0), "error")
     with pytest.raises(InputError, match="on_saturation is 'maybe'"):
         spec.encode(torch.zeros(1, 6), "maybe")
