@@ -33,10 +33,15 @@ if TYPE_CHECKING:
     from pqi.program.errors import ProgramError
     from pqi.quant.api import quantize
     from pqi.quant.quantizer import Quantizer
+    from pqi.quant.scheme import Recipe, Scheme
+    from pqi.quant.train.api import finetune
+    from pqi.quant.train.loop import Schedule
+    from pqi.quant.train.wrapping import Wrapping, wraparound
     from pqi.session.client import Answer, Client
     from pqi.session.errors import BundleError, QueryFailed, ServiceFailed, SessionError
     from pqi.session.local import local
     from pqi.session.owner import make_keys, split
+    from pqi.tuning.api import tune
     from protocols.errors import ProtocolError
 
     __version__: str
@@ -59,16 +64,23 @@ _WHERE = {
     "Quantizer": "pqi.quant.quantizer",
     "QueryFailed": "pqi.session.errors",
     "RangeError": "pqi.graph.errors",
+    "Recipe": "pqi.quant.scheme",
     "SaturationWarning": "pqi.graph.errors",
+    "Schedule": "pqi.quant.train.loop",
+    "Scheme": "pqi.quant.scheme",
     "ServiceFailed": "pqi.session.errors",
     "SessionError": "pqi.session.errors",
     "UnsupportedOperator": "pqi.graph.errors",
+    "Wrapping": "pqi.quant.train.wrapping",
     "compile": "pqi.program",
+    "finetune": "pqi.quant.train.api",
     "load": "pqi.graph.store",
     "local": "pqi.session.local",
     "make_keys": "pqi.session.owner",
     "quantize": "pqi.quant.api",
     "split": "pqi.session.owner",
+    "tune": "pqi.tuning.api",
+    "wraparound": "pqi.quant.train.wrapping",
 }
 
 __all__ = [
@@ -89,17 +101,24 @@ __all__ = [
     "Quantizer",
     "QueryFailed",
     "RangeError",
+    "Recipe",
     "SaturationWarning",
+    "Schedule",
+    "Scheme",
     "ServiceFailed",
     "SessionError",
     "UnsupportedOperator",
+    "Wrapping",
     "__version__",
     "compile",
+    "finetune",
     "load",
     "local",
     "make_keys",
     "quantize",
     "split",
+    "tune",
+    "wraparound",
 ]
 
 

@@ -12,6 +12,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (as everybody writes it)
 from torch import Tensor, nn
 
+from pqi.graph import ops
+from pqi.graph.graph import IntegerGraph, Node
+from pqi.graph.model import IntegerModel, observe
+from pqi.graph.ranges import calibrated_accumulators, prove, proven_accumulators
+from pqi.quant.quantizer import Quantizer
+
 
 def settle(net: nn.Module, shape: Sequence[int], seed: int = 0) -> nn.Module:
     """The network in evaluation mode, with batch-norm statistics that some data have left."""
@@ -210,3 +216,39 @@ class ConcatNet(nn.Module):
 def concat_net() -> nn.Module:
     """A ConcatNet with batch-norm statistics."""
     return settle(ConcatNet(), (2, 8, 8))
+
+
+def cyclic_graph(bits: int, per_channel: bool = False, seed: int = 0) -> IntegerGraph:
+    """Accumulators that wrap on purpose: conv, lookup mod 2^bits, conv + shortcut, lookup, dense; input (2, 6, 6)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ints(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high + 1, shape, generator=generator)
+
+    def table() -> Tensor:
+        return ints(-8, 7, *([4] * per_channel), 1 << bits)
+
+    return IntegerGraph(
+        (
+            Node("x", ops.Input((2, 6, 6), 0, 255)),
+            Node("conv1", ops.Conv2d(ints(-9, 9, 4, 2, 3, 3), ints(-99, 99, 4), (1, 1), (1, 1)), ("x",)),
+            Node("wrap1", ops.Lookup(bits, table()), ("conv1",)),
+            Node("conv2", ops.Conv2d(ints(-9, 9, 4, 4, 3, 3), ints(-99, 99, 4), (1, 1), (1, 1)), ("wrap1",)),
+            Node("short", ops.Conv2d(ints(-9, 9, 4, 2, 1, 1), ints(-99, 99, 4)), ("x",)),
+            Node("sum", ops.Add(), ("conv2", "short")),
+            Node("wrap2", ops.Lookup(bits, table()), ("sum",)),
+            Node("flat", ops.Reshape((144,)), ("wrap2",)),
+            Node("fc", ops.Dense(ints(-9, 9, 5, 144), ints(-99, 99, 5)), ("flat",)),
+        ),
+        "fc",
+    )
+
+
+def integer_model(graph: IntegerGraph, rings: str = "proven", margin_bits: int = 0) -> IntegerModel:
+    """A graph that takes the codes 0 to 255 as they are; calibrated on 32 random inputs if so asked."""
+    proof = prove(graph)
+    accumulators = proven_accumulators(graph, proof)
+    if rings == "calibrated":
+        codes = torch.randint(0, 256, (32, *graph.input.shape), generator=torch.Generator().manual_seed(0))
+        accumulators = calibrated_accumulators(graph, proof, observe(graph, codes), margin_bits)
+    return IntegerModel(graph, accumulators, Quantizer(1.0, 0.5, 256, None, signed=False), 1.0, rings)

@@ -28,7 +28,12 @@ def run(example: str, *arguments: str, folder: Path) -> subprocess.CompletedProc
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXAMPLES} == {"quickstart", "bring_your_own_module", "split_and_serve"}
+    assert {path.stem for path in EXAMPLES} == {
+        "quickstart",
+        "bring_your_own_module",
+        "split_and_serve",
+        "fewer_bits",
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -42,6 +47,16 @@ def test_quickstart_answers_privately_what_the_plain_model_answers(tmp_path: Pat
     done = run("quickstart", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "equal to the plain model: 100.0%" in done.stdout
+
+
+@pytest.mark.slow
+def test_fewer_bits_shows_four_prices_and_four_equalities(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = run("fewer_bits", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "private answers equal the plain ones in all four" in done.stdout
+    accuracies = [float(line.split("%")[0].split()[-1]) for line in done.stdout.splitlines() if "%" in line]
+    assert len(accuracies) == 4 and min(accuracies) > 95
 
 
 def test_bring_your_own_module_shows_the_refusal_the_fix_and_the_cost(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pqi.cli.predict import predict
 from pqi.cli.quantize import quantize
 from pqi.cli.serve import deal, serve
 from pqi.cli.split import split
+from pqi.cli.tune import tune
 
 app = typer.Typer(
     name="pqi",
@@ -32,6 +33,11 @@ _EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     quantize: (
         "pqi quantize net.pt2 --calibration digits.npz -o digits.pqi",
         "pqi quantize mynets.digits:trained --calibration digits.npz -o digits.pqi --activation-bits 5",
+    ),
+    tune: (
+        "pqi tune net.pt2 --calibration digits.npz --validation held_out.npz -o digits.pqi",
+        "pqi tune net.pt2 --calibration digits.npz --validation held_out.npz -o digits.pqi --accuracy-drop 0.3 "
+        "--rings calibrated --picture curve.svg",
     ),
     inspect: ("pqi inspect digits.pqi", "pqi inspect digits.pqi --network wan --json costs.json"),
     split: ("pqi split digits.pqi -o bundles --server-a 10.0.0.1:7401 --server-b 10.0.0.2:7401",),

@@ -50,6 +50,7 @@ def inspect(
     loaded = load(model)
     program = compiled(loaded, protocol, network.value, rounding.value)
     facts = gather(model, loaded.report(), program, network.value, rounding.value)
+    facts["input_shape"], facts["input_scales"] = list(loaded.input_shape), loaded.dynamic and loaded.dynamic.levels
     _show(facts)
     write_json(json_file, facts)
 
@@ -70,6 +71,8 @@ def gather(path: Path, report: Report, program: Program, network: str, rounding:
                 "reads": row.reads,
                 "shift": row.shift,
                 "index_bits": row.index_bits,
+                "cyclic": row.cyclic,
+                "index": row.index,
                 "primitives": chosen.get(row.name, []),
                 "exchanges": cost.exchanges if cost else 0,
                 "online_bytes_per_party": cost.online_bytes if cost else 0,
@@ -120,14 +123,13 @@ def _show(facts: dict[str, Any]) -> None:
     kind = f"protocol {facts['protocol']}, planned for {facts['planned_for']}, rounding {facts['rounding']}"
     console.print(f"[title]{plain(facts['model'])}[/title]  {kind}")
     console.print(_layers(facts))
-    proof = (
-        "proven: no input can wrap" if facts["rings"] == "proven" else "calibrated: arithmetic mod 2^k by definition"
-    )
     same = "yes: private answers equal the integer model's in every bit"
     exact = same if facts["exact"] else "no: stochastic rounding may raise a code by one"
     summary = Table.grid(padding=(0, 2))
-    summary.add_row("rings", proof)
+    summary.add_row("rings", _rings(facts))
     summary.add_row("exact", exact)
+    if facts["input_scales"]:
+        summary.add_row("inputs", f"each at a scale of its own, 1 to {facts['input_scales']}, its client's secret")
     summary.add_row(
         "size",
         f"{facts['macs']:,} multiply-accumulates, {facts['activations']:,} activations, {facts['weights']:,} weights",
@@ -136,6 +138,17 @@ def _show(facts: dict[str, Any]) -> None:
     console.print(summary)
     console.print()
     console.print(security_statement(facts["security"]["adversary"], facts["security"]["learns"]))
+
+
+def _rings(facts: dict[str, Any]) -> str:
+    """What can wrap, and what wraps because it is meant to."""
+    proven = facts["rings"] == "proven"
+    words = "proven: no input can wrap" if proven else "calibrated: arithmetic mod 2^k by definition"
+    cyclic = [f"{layer['name']} mod 2^{layer['reads']} by definition" for layer in facts["layers"] if layer["cyclic"]]
+    if not cyclic:
+        return words
+    more = f", and {len(cyclic) - 3} more" if len(cyclic) > 3 else ""
+    return plain(f"{words}{', but for lookups' if proven else '; lookups always'}: {', '.join(cyclic[:3])}{more}")
 
 
 def _layers(facts: dict[str, Any]) -> Table:
@@ -148,14 +161,13 @@ def _layers(facts: dict[str, Any]) -> Table:
     for name in ("exch.", "online", "dealt"):
         made.add_column(name, justify="right", no_wrap=True)
     for layer in facts["layers"]:
-        index = "" if layer["index_bits"] is None else f"{layer['shift']}+{layer['index_bits']}"
         made.add_row(
             plain(layer["name"]),
             layer["op"],
             shape(layer["shape"]),
             str(layer["ring"]),
             str(layer["proven_bits"]),
-            index,
+            layer["index"],
             ", ".join(layer["primitives"]),
             str(layer["exchanges"] or ""),
             size(layer["online_bytes_per_party"]) if layer["online_bytes_per_party"] else "",

@@ -32,6 +32,44 @@ class Rings(str, Enum):
     CALIBRATED = "calibrated"
 
 
+class Weights(str, Enum):
+    """Which integers a weight may be."""
+
+    SYMMETRIC = "symmetric"
+    AFFINE = "affine"
+    TERNARY = "ternary"
+    BINARY = "binary"
+    POWER_OF_TWO = "power_of_two"
+    ADDITIVE = "additive_powers_of_two"
+    CODEBOOK = "codebook"
+
+
+class Activations(str, Enum):
+    """Which values the codes between layers stand for."""
+
+    UNIFORM = "uniform"
+    POWER_OF_TWO = "power_of_two"
+    ADDITIVE = "additive_powers_of_two"
+    CODEBOOK = "codebook"
+
+
+class Observer(str, Enum):
+    """How a range is chosen from what calibration saw."""
+
+    MINMAX = "minmax"
+    MOVING_AVERAGE = "moving_average"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+    ENTROPY = "entropy"
+
+
+class Ends(str, Enum):
+    """What the first and the last layer get."""
+
+    SAME = "same"
+    EIGHT_BITS = "eight_bits"
+
+
 def _known_protocol(name: str) -> str:
     if name not in CATALOGUE:
         raise typer.BadParameter(f"there is no protocol {name!r}; choose from {', '.join(sorted(CATALOGUE))}")

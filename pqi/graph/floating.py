@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pqi.graph.errors import GraphError
-from pqi.graph.ops import MaxPool2d, Op, Shape, SumPool2d
+from pqi.graph.ops import Expand, MaxPool2d, Op, Shape, SumPool2d
 from pqi.graph.ops.base import single
 from pqi.graph.ops.windows import windows_shape
 
@@ -115,6 +115,29 @@ class Affine(Linear):
         shape = [1] * x.ndim
         shape[self.axis + 1] = self.channels
         return x * self.weight.to(x.dtype).view(shape) + self.bias.to(x.dtype).view(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FloatSpread(Linear):
+    """y[..., c, ...] = weight[c] x + bias[c] for one x per input (shape (1,)), the same at every other place.
+
+    top: the largest code of x; the smallest is 1.
+    """
+
+    kind: ClassVar[str] = "float spread"
+    top: int
+    expand: Expand
+
+    def infer_shape(self, in_shapes: Sequence[Shape]) -> Shape:
+        """The shape it is spread over."""
+        if single(self.kind, in_shapes) != (1,):
+            raise GraphError(f"{self.kind} takes one value, shape (1,); its input is {in_shapes[0]}")
+        return self.expand.infer_shape([tuple(self.weight.shape)])
+
+    def evaluate(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The weighed value at every place."""
+        x = inputs[0]
+        return self.expand.evaluate([x * self.weight.to(x.dtype) + self.bias.to(x.dtype)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +277,7 @@ __all__ = [
     "FloatDense",
     "FloatGraph",
     "FloatNode",
+    "FloatSpread",
     "Linear",
     "MaxPool2d",
     "Sign",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pqi.graph.errors import GraphError
-from pqi.graph.ops import Input, Op, Requantize, Shape, Step
+from pqi.graph.ops import READERS, Input, Op, Shape
 from pqi.graph.ops.base import MAX_ELEMENTS
 
 OUTPUT = "output"  # the name under which the reader of the result stands among the consumers
@@ -84,21 +84,21 @@ class IntegerGraph:
 
     def readers(self) -> dict[str, str]:
         """Who consumes accumulators and which: {consumer's name: name of its input}, the answer under "output"."""
-        found = {n.name: n.inputs[0] for n in self.nodes if isinstance(n.op, (Requantize, Step))}
+        found = {n.name: n.inputs[0] for n in self.nodes if isinstance(n.op, READERS)}
         return {**found, OUTPUT: self.output}
 
     def run(self, codes: Tensor, before_reading: Callable[[str, Tensor], Tensor] | None = None) -> Tensor:
         """The exact integer result for a batch of codes (N, *input shape), int64.
 
-        ``before_reading(consumer, value)`` may observe or reduce the value that a Requantize, a Step or the output
-        is about to read. Values are dropped as soon as nobody needs them any more.
+        ``before_reading(consumer, value)`` may observe or reduce the value that a Requantize, a Step, a Lookup or the
+        output is about to read. Values are dropped as soon as nobody needs them any more.
         """
         left = {name: len(readers) for name, readers in self.consumers.items()}
         left[self.output] += 1
         values: dict[str, Tensor] = {self.nodes[0].name: codes}
         for node in self.nodes[1:]:
             inputs = [values[name] for name in node.inputs]
-            if before_reading is not None and isinstance(node.op, (Requantize, Step)):
+            if before_reading is not None and isinstance(node.op, READERS):
                 inputs = [before_reading(node.name, inputs[0])]
             values[node.name] = node.op.evaluate(inputs)
             for name in set(node.inputs):

@@ -15,8 +15,19 @@ from torch import Tensor
 
 from pqi.graph.errors import GraphError, InputError, RangeError
 from pqi.graph.graph import OUTPUT, IntegerGraph
-from pqi.graph.ranges import MAX_RING, Ranges, lift, prove, refuse_wide, rings
-from pqi.quant.inputs import encode_batch
+from pqi.graph.ops import Slice, Spread
+from pqi.graph.ranges import (
+    MAX_RING,
+    Ranges,
+    defined_accumulators,
+    lift,
+    prove,
+    proven_accumulators,
+    refuse_wide,
+    rings,
+)
+from pqi.quant.dynamic import DynamicScale
+from pqi.quant.inputs import decode_answer, encode_batch
 from pqi.quant.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -28,7 +39,11 @@ _CHUNK_VALUES = 1 << 19  # int64 values of the widest layer held at a time: 4 MB
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``IntegerModel.verify`` established: the proven bits, and the ring of every consumer."""
+    """What ``IntegerModel.verify`` established: the bits that every consumer needs, and the ring it reads in.
+
+    proven_bits: no input needs more. A Lookup needs those of its definition, for it reads a residue; wrapping there
+    is its meaning and never counts as a breach.
+    """
 
     policy: str
     proven_bits: dict[str, int]
@@ -43,9 +58,11 @@ class Verification:
 class IntegerModel:
     """An integer graph with its rings, the client's input quantizer and the scale of the answer.
 
-    graph: the integer graph. rings: ring k of each node's value. accumulators: ring in which each Requantize, Step
-    and the answer ("output") read. input_quantizer: codes = lift(Q(x)) - Z. output_scale: answer = integer * scale.
-    policy: "proven" (no input can wrap) or "calibrated" (arithmetic mod 2^k by definition).
+    graph: the integer graph. rings: ring k of each node's value. accumulators: ring in which each Requantize, Step,
+    Lookup and the answer ("output") read; a Lookup's is the one of its definition. input_quantizer: codes =
+    lift(Q(x)) - Z. output_scale: answer = integer * scale. policy: "proven" (no input can wrap) or "calibrated"
+    (arithmetic mod 2^k by definition). dynamic: how the client scales each input on its own (None: it does not); then
+    the graph's input is flat, (numel + 1,), and answer = integer * scale / the input's own.
     """
 
     def __init__(
@@ -56,6 +73,7 @@ class IntegerModel:
         output_scale: float,
         policy: str = "proven",
         ranges: Ranges | None = None,
+        dynamic: DynamicScale | None = None,
     ) -> None:
         if policy not in POLICIES:
             raise GraphError(f"policy is {policy!r}: it must be one of {POLICIES}")
@@ -66,11 +84,19 @@ class IntegerModel:
         for consumer, k in accumulators.items():
             if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_RING:
                 raise RangeError(f"the ring read by {consumer!r} has {k!r} bits: 1 to {MAX_RING} are possible")
+        for consumer, k in defined_accumulators(graph).items():
+            if accumulators[consumer] != k:
+                raise GraphError(
+                    f"the lookup {consumer!r} reads mod 2^{k} by definition, but a ring of {accumulators[consumer]} "
+                    f"bits is given for it: give {k}, or a table of 2^{accumulators[consumer]} entries"
+                )
         self.graph = graph
         self.accumulators = dict(accumulators)
         self.input_quantizer = input_quantizer
         self.output_scale = float(output_scale)
         self.policy = policy
+        self.dynamic = dynamic
+        self._check_dynamic()
         self.ranges = ranges if ranges is not None else prove(graph, self.accumulators)
         self.rings = rings(graph, self.accumulators, self.ranges)
         self._check_input_codes()
@@ -88,10 +114,34 @@ class IntegerModel:
                 f"declares {node.lo} to {node.hi} for the whole tensor"
             )
 
+    def _check_dynamic(self) -> None:
+        """The graph's input is what the client will give, and what is proven of its scale holds for all of them."""
+        scaled = [node for node in self.graph.nodes if isinstance(node.op, Spread)]
+        if self.dynamic is None:
+            if scaled:
+                raise GraphError(f"{scaled[0].name!r} reads the scale of an input, but the model is not dynamic")
+            return
+        self.dynamic.check(self.input_quantizer)
+        size, entry = self.dynamic.codes, self.graph.nodes[0].name
+        if self.graph.input.shape != (size,):
+            raise GraphError(
+                f"a dynamic model of inputs {self.dynamic.shape} takes codes ({size},), its graph takes "
+                f"{self.graph.input.shape}"
+            )
+        for node in scaled:
+            read = self.graph.by_name[node.inputs[0]]
+            last = isinstance(read.op, Slice) and (read.op.start, read.op.stop) == (size - 1, size)
+            if not last or read.inputs != (entry,):
+                raise GraphError(
+                    f"{node.name!r} must read the scale, the last code of the input; it reads {read.name!r}"
+                )
+            if isinstance(node.op, Spread) and node.op.top < self.dynamic.levels:
+                raise GraphError(f"{node.name!r} expects scales up to {node.op.top}, there are {self.dynamic.levels}")
+
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch axis."""
-        return self.graph.input.shape
+        """Shape of one input as a user gives it, without the batch axis; ``graph.input.shape`` is that of its codes."""
+        return self.graph.input.shape if self.dynamic is None else self.dynamic.shape
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -107,7 +157,7 @@ class IntegerModel:
         return self._check_rings(prove(self.graph, self.accumulators))
 
     def _check_rings(self, ranges: Ranges) -> Verification:
-        needed = {c: ranges.bits[v] for c, v in self.graph.readers().items()}
+        needed = proven_accumulators(self.graph, ranges)
         if self.policy == "proven":
             short = {c: k for c, k in self.accumulators.items() if k < needed[c]}
             if short:
@@ -120,18 +170,22 @@ class IntegerModel:
     def encode(self, x: Any, on_saturation: str = "warn") -> Tensor:
         """Codes int64 (N, *input_shape) of a float batch: floor(C x + d) - Z, moved into the declared range.
 
+        Of a dynamic model: those of j x and j itself, (N, numel + 1); see :class:`pqi.quant.dynamic.DynamicScale`.
         Values outside the range saturate at its nearest end; on_saturation says how that is told: "warn" (a
         SaturationWarning with their share), "error" (InputError) or "silent". Raises InputError on a wrong shape,
         a dtype that is not real numbers, NaN or infinity.
         """
-        return encode_batch(x, self.input_shape, self.input_quantizer, on_saturation)
+        return encode_batch(x, self.input_shape, self.input_quantizer, on_saturation, dynamic=self.dynamic)
 
-    def decode(self, integers: Any) -> NDArray[np.float64]:
-        """The answer as real numbers: integers * output_scale."""
-        return np.asarray(integers, dtype=np.float64) * self.output_scale
+    def decode(self, integers: Any, codes: Any = None) -> NDArray[np.float64]:
+        """The answer as real numbers: integers * output_scale; of a dynamic model, divided by each input's own scale.
+
+        codes: what was asked; a dynamic model needs them. Raises InputError where they are missing.
+        """
+        return decode_answer(integers, self.output_scale, self.dynamic, codes)
 
     def integers(self, codes: Tensor) -> Tensor:
-        """The integer answer, int64 (N, *output_shape), for codes int64 (N, *input_shape). Exact."""
+        """The integer answer, int64 (N, *output_shape), for codes int64 (N, *graph.input.shape). Exact."""
         node = self.graph.input
         if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or tuple(codes.shape[1:]) != node.shape:
             what = f"{codes.dtype} {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
@@ -142,18 +196,28 @@ class IntegerModel:
             low, high = (int(v) for v in codes.aminmax())
             if low < node.lo or high > node.hi:
                 raise InputError(f"codes run from {low} to {high}: [{node.lo}, {node.hi}] is the declared range")
+            if self.dynamic is not None:
+                low, high = (int(v) for v in codes[:, -1].aminmax())
+                if low < 1 or high > self.dynamic.levels:
+                    raise InputError(f"scales run from {low} to {high}: 1 to {self.dynamic.levels} are possible")
         return torch.cat([self.graph.run(part, self._reduce) for part in chunks(self.graph, codes)])
 
     def _reduce(self, consumer: str, value: Tensor) -> Tensor:
-        # A proven value is its own representative; only calibrated rings reduce, by definition of the model.
+        # A proven value is its own representative; only calibrated rings reduce, by definition of the model. A Lookup
+        # takes the residue itself.
         return lift(value, self.accumulators[consumer]) if self.policy == "calibrated" else value
 
     def predict(self, x: Any, on_saturation: str = "warn") -> NDArray[np.float64]:
         """The integer model's answer for a float batch (N, *input_shape), as real numbers (N, *output_shape)."""
-        return self.decode(self.integers(self.encode(x, on_saturation)).numpy())
+        codes = self.encode(x, on_saturation)
+        return self.decode(self.integers(codes).numpy(), codes)
 
     def wraps(self, x: Any) -> dict[str, float]:
-        """Share of values, per consumer (the answer under "output"), that leave their ring on the float batch x."""
+        """Share of values, per consumer (the answer under "output"), that leave their ring on the float batch x.
+
+        For a Lookup of k bits that is the share outside [-2^(k-1), 2^(k-1)): wrapping is its meaning there, and the
+        share says how much of it the network does.
+        """
         wrapped = dict.fromkeys(self.accumulators, 0)
         total = dict.fromkeys(self.accumulators, 0)
 

@@ -5,7 +5,8 @@ operator sends [lo, hi] to W+ [lo, hi] + W- [hi, lo] + b (so the width of the re
 output channel's weights), monotone operators send ends to ends.
 
 Only values that someone *reads as integers* must fit: what a Requantize, a Step or the answer consumes, and the codes
-that a maximum compares. Everything before is linear, and a linear map may wrap as often as it likes.
+that a maximum compares. Everything before is linear, and a linear map may wrap as often as it likes. A Lookup reads a
+residue: its ring is a part of its definition, and there is nothing to prove about the value.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from pqi.graph.errors import RangeError
 from pqi.graph.graph import OUTPUT, IntegerGraph, Node
-from pqi.graph.ops import MaxPool2d, Requantize, Step
+from pqi.graph.ops import READERS, Lookup, MaxPool2d
 from pqi.graph.ops.base import Bounds
 
 MAX_RING = 32
@@ -58,7 +59,7 @@ def prove(graph: IntegerGraph, accumulators: Mapping[str, int] | None = None) ->
     last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     for index, node in enumerate(graph.nodes):
         inputs = [alive[name] for name in node.inputs]
-        if isinstance(node.op, (Requantize, Step)) and node.name in rings:
+        if isinstance(node.op, READERS) and node.name in rings:
             inputs = [_reduced(inputs[0], result.bits[node.inputs[0]], rings[node.name])]
         try:
             lo, hi = node.op.bounds(inputs)
@@ -91,22 +92,37 @@ def _at(node: Node) -> str:
 
 
 def proven_accumulators(graph: IntegerGraph, ranges: Ranges) -> dict[str, int]:
-    """The ring in which each consumer (Requantize, Step, "output") reads its input: as many bits as the proof says."""
-    return {consumer: ranges.bits[value] for consumer, value in graph.readers().items()}
+    """The ring in which each consumer (Requantize, Step, Lookup, "output") reads its input.
+
+    As many bits as the proof says; those of its definition for a Lookup.
+    """
+    return {consumer: ranges.bits[value] for consumer, value in graph.readers().items()} | defined_accumulators(graph)
+
+
+def defined_accumulators(graph: IntegerGraph) -> dict[str, int]:
+    """The ring in which each Lookup reads: 2^bits by definition, whatever the policy and the data."""
+    return {node.name: node.op.bits for node in graph.nodes if isinstance(node.op, Lookup)}
 
 
 def calibrated_accumulators(
     graph: IntegerGraph, ranges: Ranges, seen: Mapping[str, tuple[int, int]], margin_bits: int
 ) -> dict[str, int]:
     """As proven_accumulators, from the ends ``seen`` on data plus a margin, and never wider than the proof."""
-    return {
+    observed = {
         consumer: min(ranges.bits[value], bits_needed(*seen[consumer]) + margin_bits)
         for consumer, value in graph.readers().items()
     }
+    return observed | defined_accumulators(graph)
 
 
 def refuse_wide(graph: IntegerGraph, accumulators: Mapping[str, int], ranges: Ranges, max_ring: int = MAX_RING) -> None:
     """Raise RangeError, naming every layer, if some value needs more than ``max_ring`` bits."""
+    cyclic = [f"{name!r}: k = {k}" for name, k in defined_accumulators(graph).items() if k > max_ring]
+    if cyclic:
+        raise RangeError(
+            f"max_ring is {max_ring}, but these tables are read mod 2^k by definition: {', '.join(cyclic)}. "
+            "Use a larger max_ring, or tables of fewer entries."
+        )
     problems = []
     for consumer, value in graph.readers().items():
         k = accumulators[consumer]
@@ -126,14 +142,15 @@ def refuse_wide(graph: IntegerGraph, accumulators: Mapping[str, int], ranges: Ra
 def rings(graph: IntegerGraph, accumulators: Mapping[str, int], ranges: Ranges) -> dict[str, int]:
     """The ring k of every node's value: the widest of what its consumers demand.
 
-    A Requantize, a Step and the answer demand the k in which they read; a linear or local operator demands its own
-    ring of each input; a maximum demands one bit more than the codes it compares (for their difference), and its own.
+    A Requantize, a Step, a Lookup and the answer demand the k in which they read; a linear or local operator demands
+    its own ring of each input; a maximum demands one bit more than the codes it compares (for their difference), and
+    its own.
     """
     need: dict[str, int] = {node.name: 1 for node in graph.nodes}
     need[graph.output] = accumulators[OUTPUT]
     for node in reversed(graph.nodes):
         for name in node.inputs:
-            if isinstance(node.op, (Requantize, Step)):
+            if isinstance(node.op, READERS):
                 demand = accumulators[node.name]
             elif isinstance(node.op, MaxPool2d):
                 demand = max(ranges.bits[name] + 1, need[node.name])

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pqi.graph.errors import InputError
 from pqi.graph.graph import OUTPUT, IntegerGraph, Node
-from pqi.graph.ops import Conv2d, Dense, MaxPool2d, Requantize, Scale, Step
+from pqi.graph.ops import READERS, Conv2d, Dense, Lookup, MaxPool2d, Requantize, Scale, Spread
 from pqi.graph.ranges import prove
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class Row:
     """One layer.
 
     ring: bits of its value's ring. proven_bits: bits that no input can exceed. wrapped: share seen, if asked. reads,
-    shift and index_bits belong to requantizations: ring of what is read, bits dropped of it, and bits left.
+    shift and index_bits belong to requantizations: ring of what is read, bits dropped of it, and bits left. cyclic: it
+    is a lookup, which reads mod 2^reads by definition, so that ``wrapped`` tells of its work and not of a breach.
     """
 
     name: str
@@ -41,6 +42,14 @@ class Row:
     activations: int
     wrapped: float | None
     source: str
+    cyclic: bool = False
+
+    @property
+    def index(self) -> str:
+        """What is read, in a few characters: "9+8" bits dropped and looked at, or "mod 2^8"."""
+        if self.reads is None:
+            return ""
+        return f"mod 2^{self.reads}" if self.cyclic else f"{self.shift}+{self.index_bits}"
 
 
 @dataclass(frozen=True)
@@ -125,12 +134,20 @@ class Report:
             lines.append(f"accuracy on {a.samples:,} inputs: {found}{change}")
         return "\n".join(lines)
 
+    def _of_lookups(self) -> str:
+        """A word on the cyclic tables, if there are any."""
+        count = sum(row.cyclic for row in self.rows)
+        if not count:
+            return ""
+        who, where = ("1 lookup reads", "it wraps") if count == 1 else (f"{count} lookups read", "they wrap")
+        return f". {who} mod 2^k by definition: no breach where {where}"
+
     def __rich__(self) -> Table:
         """A table for the terminal."""
         caption = (
             f"{self.policy} rings; widest read by {self.widest}; answer in {self.output_ring} bits; "
             f"{self.macs:,} multiply-accumulates, {self.activations:,} activations, {self.weights:,} weights. "
-            f"reads = shift + index bits\n{self._words()}"
+            f"reads = shift + index bits{self._of_lookups()}\n{self._words()}"
         )
         table = Table(title="Integer model", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.title_justify = table.caption_justify = "left"
@@ -141,11 +158,10 @@ class Report:
         for title in ["ring", "proof", "reads", "MACs", "values"] + ["wraps"] * watched:
             table.add_column(title, justify="right", no_wrap=True)
         for row in self.rows:
-            index = "" if row.reads is None else f"{row.shift}+{row.index_bits}"
             counts = [f"{n:,}" if n else "" for n in (row.macs, row.activations)]
-            share = ["" if row.wrapped is None else f"{row.wrapped:.0e}" if row.wrapped else "0"] * watched
+            share = ["" if row.wrapped is None else _share(row.wrapped)] * watched
             shape = "x".join(map(str, row.shape))
-            table.add_row(row.name, row.op, shape, str(row.ring), str(row.proven_bits), index, *counts, *share)
+            table.add_row(row.name, row.op, shape, str(row.ring), str(row.proven_bits), row.index, *counts, *share)
         return table
 
     def __str__(self) -> str:
@@ -155,6 +171,11 @@ class Report:
         )
 
 
+def _share(x: float) -> str:
+    """0, 3e-07, 42%: small ones by their magnitude, which is what matters of accidents."""
+    return "0" if not x else f"{x:.0e}" if x < 0.01 else f"{x:.0%}"
+
+
 def multiply_accumulates(graph: IntegerGraph, node: Node) -> int:
     """Products per input of a linear node."""
     size = math.prod(graph.shapes[node.name])
@@ -162,6 +183,8 @@ def multiply_accumulates(graph: IntegerGraph, node: Node) -> int:
         return size * math.prod(node.op.weight.shape[1:])
     if isinstance(node.op, Dense):
         return size * node.op.weight.shape[1]
+    if isinstance(node.op, Spread):
+        return node.op.weight.shape[0]
     return size if isinstance(node.op, Scale) else 0
 
 
@@ -198,8 +221,8 @@ def build_report(
     rows = []
     for node in graph.nodes:
         op, reads = node.op, model.accumulators.get(node.name)
-        shift = op.shift if isinstance(op, Requantize) else 0 if isinstance(op, Step) else None
-        reading = isinstance(op, (Requantize, Step))
+        reading = isinstance(op, READERS)
+        shift = op.shift if isinstance(op, Requantize) else 0 if reading else None
         rows.append(
             Row(
                 name=node.name,
@@ -215,6 +238,7 @@ def build_report(
                 activations=math.prod(graph.shapes[node.name]) if reading or isinstance(op, MaxPool2d) else 0,
                 wrapped=wrapped[node.name] if wrapped is not None and reading else None,
                 source=node.source,
+                cyclic=isinstance(op, Lookup),
             )
         )
     widest = max(model.accumulators, key=lambda name: model.accumulators[name])

@@ -2,9 +2,9 @@
 
 The file's metadata has one entry, ``pqi``, of three lines: format name and version; SHA-256 over the third line and
 over every tensor's name, dtype, shape and bytes, so that an alteration anywhere is noticed; and the model as canonical
-JSON (nodes, output, rings, quantizer, scale, policy). One entry only, because safetensors does not keep the order of
-several: so equal models are equal files. Everything read is checked by the constructors that also check what the
-library builds itself, and the ranges are proven anew.
+JSON (nodes, output, rings, quantizer, scale, policy, and for dynamic models how inputs are scaled). One entry only,
+because safetensors does not keep the order of several: so equal models are equal files. Everything read is checked by
+the constructors that also check what the library builds itself, and the ranges are proven anew.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from pqi.graph.errors import ModelFileError, PqiGraphError
 from pqi.graph.graph import MAX_NODES, IntegerGraph, Node
 from pqi.graph.ops import CATALOGUE, Input
+from pqi.quant.dynamic import DynamicScale
 from pqi.quant.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def to_bytes(model: IntegerModel) -> bytes:
         "output_scale": model.output_scale,
         "input_quantizer": {"scale": q.scale, "offset": q.offset, "modulus": q.modulus, "signed": q.signed},
     }
+    if model.dynamic is not None:
+        described["dynamic"] = model.dynamic.to_json()
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
     if not tensors:  # safetensors needs something to carry its metadata
         tensors = {"none": torch.zeros(1, dtype=torch.int8)}
@@ -185,7 +188,8 @@ def _model(described: Any, tensors: dict[str, Tensor]) -> IntegerModel:
     if not isinstance(accumulators, dict) or isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise ModelFileError("its rings or its output scale are malformed")
     graph = IntegerGraph(tuple(nodes), described["output"])
-    return IntegerModel(graph, accumulators, quantizer, float(scale), described["policy"])
+    dynamic = DynamicScale.from_json(described["dynamic"]) if "dynamic" in described else None
+    return IntegerModel(graph, accumulators, quantizer, float(scale), described["policy"], dynamic=dynamic)
 
 
 def _numbers_only(params: Any) -> dict[str, Any]:

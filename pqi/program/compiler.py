@@ -8,7 +8,7 @@ from torch import Tensor
 import protocols
 from pqi.graph.graph import OUTPUT, Node
 from pqi.graph.model import IntegerModel
-from pqi.graph.ops import Conv2d, Dense, Input, MaxPool2d, Requantize, Scale, Step
+from pqi.graph.ops import Conv2d, Dense, Input, Lookup, MaxPool2d, Requantize, Scale, Spread, Step
 from pqi.program.errors import ProgramError
 from pqi.program.instructions import INPUT, Instruction, Local, Program
 from pqi.program.plan import Demand, requantization
@@ -71,6 +71,11 @@ class _Builder:
             # A ring of one bit holds its own sign; the comparison starts at two.
             sign = api.Sign(self._shape(node), max(k, 2), self.model.rings[node.name])
             self._put(node.name, sign, sources, node.name)
+        elif isinstance(op, Lookup):
+            # A share mod a wider ring is one mod 2^bits, too: the table reads the value as it is, in one exchange.
+            channels = op.values.shape[0] if op.values.ndim == 2 else 1
+            table = api.Table(self._shape(node), op.bits, self.model.rings[node.name], channels)
+            self._put(node.name, table, sources, node.name)
         elif isinstance(op, MaxPool2d):
             self._max_pool(node, op, sources[0])
         elif isinstance(op, Input):
@@ -91,8 +96,12 @@ class _Builder:
             users = [n for n in self.model.graph.consumers[node.inputs[0]] if isinstance(n.op, LINEAR)]
             ring = max(self.model.rings[n.name] for n in users)
             self._put(opened, api.Open(self.model.graph.shapes[node.inputs[0]], ring), (source,), node.name)
-        step = api.Linear(self._shape(node), self.model.rings[node.name], linear_map(node, self.model))
+        mapped = linear_map(node, self.model)
+        step = api.Linear(mapped.out_shape, self.model.rings[node.name], mapped)
         self._put(node.name, step, (opened,), node.name)
+        if isinstance(node.op, Spread):  # one product per channel; what follows is repetition, which shares allow
+            self.value[node.name] = f"{node.name}/spread"
+            self._put(f"{node.name}/spread", node.op.expand, (node.name,), node.name)
 
     def _requantize(self, node: Node, op: Requantize, source: str) -> None:
         tables = 0 if op.values is None else 1 if op.values.ndim == 1 else op.values.shape[0]
@@ -131,6 +140,8 @@ def linear_map(node: Node, model: IntegerModel) -> LinearMap:
         return ConvMap(channels, height, width, outputs, kernel, op.stride, op.padding, op.dilation, op.groups)
     if isinstance(op, Dense):
         return DenseMap(op.weight.shape[0], op.weight.shape[1], tuple(shape[:-1]))
+    if isinstance(op, Spread):
+        return DenseMap(op.weight.shape[0], 1)
     return ScaleMap(tuple(shape))
 
 
@@ -144,7 +155,10 @@ def operands(model: IntegerModel, program: Program) -> dict[str, dict[str, Tenso
             bias = node.op.bias
             if not isinstance(node.op, Dense):
                 bias = bias.reshape(-1, *([1] * (len(i.action.shape) - 1)))
-            out[i.name] = {"weight": node.op.weight, "bias": bias}
+            weight = node.op.weight[:, None] if isinstance(node.op, Spread) else node.op.weight
+            out[i.name] = {"weight": weight, "bias": bias}
+        elif isinstance(i.action, api.Table) and node is not None and isinstance(node.op, Lookup):
+            out[i.name] = {"table": node.op.values.reshape(-1, 1 << node.op.bits)}  # in the order of the residue
         elif isinstance(i.action, (api.Table, api.FusedTable)) and node is not None and isinstance(node.op, Requantize):
             source = made.get(i.inputs[0])
             over_codes = source is not None and source.layer == i.layer and isinstance(source.action, api.Clamp)

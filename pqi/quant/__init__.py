@@ -8,10 +8,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pqi.quant.api import quantize
     from pqi.quant.quantizer import Quantizer
+    from pqi.quant.scheme import Recipe, Scheme
+    from pqi.quant.train.api import finetune
+    from pqi.quant.train.loop import Schedule, flip_and_shift
+    from pqi.quant.train.wrapping import Wrapping, wraparound
 
-_WHERE = {"Quantizer": "pqi.quant.quantizer", "quantize": "pqi.quant.api"}
+_WHERE = {
+    "Quantizer": "pqi.quant.quantizer",
+    "Recipe": "pqi.quant.scheme",
+    "Schedule": "pqi.quant.train.loop",
+    "Scheme": "pqi.quant.scheme",
+    "Wrapping": "pqi.quant.train.wrapping",
+    "finetune": "pqi.quant.train.api",
+    "flip_and_shift": "pqi.quant.train.loop",
+    "quantize": "pqi.quant.api",
+    "wraparound": "pqi.quant.train.wrapping",
+}
 
-__all__ = ["Quantizer", "quantize"]
+__all__ = [
+    "Quantizer",
+    "Recipe",
+    "Schedule",
+    "Scheme",
+    "Wrapping",
+    "finetune",
+    "flip_and_shift",
+    "quantize",
+    "wraparound",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,16 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pqi.graph.errors import InputError, QuantizationError, SaturationWarning
+from pqi.quant.dynamic import DynamicScale
 from pqi.quant.quantizer import Quantizer
 
 ON_SATURATION = ("warn", "error", "silent")
 
 
 def encode_batch(
-    x: Any, shape: tuple[int, ...], quantizer: Quantizer, on_saturation: str = "warn", stacklevel: int = 2
+    x: Any,
+    shape: tuple[int, ...],
+    quantizer: Quantizer,
+    on_saturation: str = "warn",
+    stacklevel: int = 2,
+    dynamic: DynamicScale | None = None,
 ) -> Tensor:
     """Codes int64 (N, *shape) of a float batch: floor(C x + d) - Z, moved into the quantizer's range.
 
+    dynamic: each input gets a scale of its own, and the codes are (N, numel + 1); see :class:`DynamicScale`.
     on_saturation: how values outside that range are told: "warn" (a SaturationWarning with their share), "error"
     (InputError) or "silent". stacklevel: as of ``warnings.warn``, seen from the caller.
     Raises InputError on a wrong shape, a dtype that is not real numbers, NaN or infinity.
@@ -29,7 +36,7 @@ def encode_batch(
         raise InputError(f"on_saturation is {on_saturation!r}: it must be one of {', '.join(ON_SATURATION)}")
     values = _real_batch(x, shape)
     try:
-        codes, outside = quantizer.saturating_codes(values)
+        codes, outside = dynamic.encode(values, quantizer) if dynamic else quantizer.saturating_codes(values)
     except QuantizationError as error:
         raise InputError(f"the input cannot be quantized: {error}") from None
     if outside and on_saturation != "silent":
@@ -64,3 +71,17 @@ def _real_batch(x: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
             "clean the data before asking"
         )
     return array
+
+
+def decode_answer(
+    integers: Any, output_scale: float, dynamic: DynamicScale | None = None, codes: Any = None
+) -> NDArray[np.float64]:
+    """Real numbers of an integer answer: integers * output_scale, divided by each input's own scale if it has one.
+
+    codes: what was asked, (N, numel + 1); needed with ``dynamic`` alone. Raises InputError where it is missing.
+    """
+    if dynamic is None:
+        return np.asarray(integers, dtype=np.float64) * output_scale
+    if codes is None or len(codes) != len(integers):
+        raise InputError("each answer of a dynamic model is decoded by its input's own scale: give the codes, too")
+    return dynamic.decode(integers, codes, output_scale)

@@ -20,6 +20,7 @@ from pqi.net.frames import GIB, KIB, FrameType, Limits, encode_control, take_hex
 from pqi.net.hello import Hello, greet
 from pqi.net.tls import context, dial
 from pqi.program import Interface, decode_output, encode_input
+from pqi.quant.inputs import decode_answer
 from pqi.session.bundle import load_client
 from pqi.session.config import load_config
 from pqi.session.errors import AnswersDisagree, QueryFailed, SessionError
@@ -80,6 +81,7 @@ class Client:
     def predict(self, x: Any, *, progress: Progress | None = None, on_saturation: str = "warn") -> Answer:
         """The private answer for a float batch x (N, *input_shape).
 
+        Of a dynamic model, each input is scaled on its own and its answer scaled back here: no server learns how.
         Batches over the servers' limit go as several queries; ``progress(done, of)`` hears of each. An empty batch is
         answered here. Raises InputError before anything is sent; QueryFailed with the party, the step and the cause.
         """
@@ -98,7 +100,7 @@ class Client:
                     progress(done, samples)
         shape = (0, *self.program.output_shape)
         integers = torch.cat(answers) if answers else torch.zeros(shape, dtype=torch.int64)
-        values = integers.numpy().astype(np.float64) * self._bundle.output_scale
+        values = decode_answer(integers.numpy(), self._bundle.output_scale, self._bundle.input.dynamic, codes)
         return Answer(values, integers, Ledger(total(parts), samples, len(answers), time.perf_counter() - started))
 
     def status(self) -> dict[str, dict[str, Any]]:

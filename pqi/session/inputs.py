@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pqi.graph.errors import QuantizationError
+from pqi.quant.dynamic import DynamicScale
 from pqi.quant.inputs import encode_batch
 from pqi.quant.quantizer import Quantizer
 from pqi.session.errors import BundleError
@@ -20,22 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shape of one input, the range [lo, hi] of its integer codes, and the quantizer that makes codes of reals."""
+    """Shape of one input, the range [lo, hi] of its integer codes, and the quantizer that makes codes of reals.
+
+    dynamic: how each input gets a scale of its own, which no server learns (None: all have the quantizer's).
+    """
 
     shape: tuple[int, ...]
     lo: int
     hi: int
     quantizer: Quantizer
+    dynamic: DynamicScale | None = None
 
     @classmethod
     def of_model(cls, model: IntegerModel) -> InputSpec:
         """The part of a model that its clients hold."""
         node = model.graph.input
-        return cls(tuple(node.shape), node.lo, node.hi, model.input_quantizer)
+        return cls(tuple(model.input_shape), node.lo, node.hi, model.input_quantizer, model.dynamic)
 
     def encode(self, x: Any, on_saturation: str = "warn") -> torch.Tensor:
         """As the model's own ``encode`` (see :func:`pqi.quant.inputs.encode_batch`); warnings point at who predicts."""
-        return encode_batch(x, self.shape, self.quantizer, on_saturation, stacklevel=3)
+        return encode_batch(x, self.shape, self.quantizer, on_saturation, 3, self.dynamic)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -45,12 +50,18 @@ class InputSpec:
             "lo": self.lo,
             "hi": self.hi,
             "quantizer": {"scale": q.scale, "offset": q.offset, "modulus": q.modulus, "signed": q.signed},
+            **({} if self.dynamic is None else {"dynamic": self.dynamic.to_json()}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], shape: tuple[int, ...], where: str) -> InputSpec:
-        """From JSON, checked against the program's input shape. Raises BundleError that names the field."""
-        if data.get("shape") != list(shape):
+        """From JSON, checked against ``shape``, the program's input. Raises BundleError that names the field."""
+        try:
+            dynamic = DynamicScale.from_json(data["dynamic"]) if "dynamic" in data else None
+        except QuantizationError as error:
+            raise BundleError(f"{where}: field 'input.dynamic': {error}") from None
+        own = shape if dynamic is None else dynamic.shape
+        if data.get("shape") != list(own) or shape != (own if dynamic is None else (dynamic.codes,)):
             raise BundleError(
                 f"{where}: field 'input.shape' is {str(data.get('shape'))[:80]}, the program's is {list(shape)}"
             )
@@ -60,6 +71,8 @@ class InputSpec:
         try:
             quantizer = Quantizer(**numbers)
             lowest, highest = quantizer.code_range
+            if dynamic is not None:
+                dynamic.check(quantizer)
         except (QuantizationError, TypeError) as error:
             raise BundleError(f"{where}: field 'input.quantizer': {error}") from None
         lo, hi = data.get("lo"), data.get("hi")
@@ -67,7 +80,7 @@ class InputSpec:
             raise BundleError(
                 f"{where}: fields 'input.lo' and 'input.hi' must be integers around {lowest} .. {highest}"
             )
-        return cls(tuple(shape), lo, hi, quantizer)
+        return cls(own, lo, hi, quantizer, dynamic)
 
     @property
     def size(self) -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pqi.graph.ops import Add, Concat, MaxPool2d, Op, Pad, Permute, Reshape, Slice, SumPool2d
+from pqi.graph.ops import Add, Concat, Expand, MaxPool2d, Op, Pad, Permute, Reshape, Slice, SumPool2d
 from pqi.program.windows import Windows
 from protocols import ring
 from protocols.prg import Random
@@ -25,6 +25,8 @@ OPS: list[tuple[Op, list[tuple[int, ...]]]] = [
     (Pad(((0, 2), (1, 0), (3, 3))), [(2, 3, 5)]),
     (SumPool2d((2, 3), (1, 2), (1, 0)), [(2, 5, 7)]),
     (SumPool2d((5, 7), (5, 7), (0, 0)), [(2, 5, 7)]),
+    (Expand((3, 2, 5)), [(3,)]),
+    (Expand((2, 3, 5), 1), [(3,)]),
 ]
 
 

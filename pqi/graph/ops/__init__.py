@@ -7,6 +7,8 @@ from pqi.graph.ops.base import Bounds, Op, Shape
 from pqi.graph.ops.concat import Concat
 from pqi.graph.ops.conv2d import Conv2d
 from pqi.graph.ops.dense import Dense
+from pqi.graph.ops.expand import Expand
+from pqi.graph.ops.lookup import Lookup
 from pqi.graph.ops.max_pool2d import MaxPool2d
 from pqi.graph.ops.pad import Pad
 from pqi.graph.ops.permute import Permute
@@ -15,6 +17,7 @@ from pqi.graph.ops.reshape import Reshape
 from pqi.graph.ops.scale import Scale
 from pqi.graph.ops.slice import Slice
 from pqi.graph.ops.source import Input
+from pqi.graph.ops.spread import Spread
 from pqi.graph.ops.step import Step
 from pqi.graph.ops.sum_pool2d import SumPool2d
 
@@ -25,9 +28,11 @@ CATALOGUE: dict[str, type[Op]] = {
         Conv2d,
         Dense,
         Scale,
+        Spread,
         Add,
         Requantize,
         Step,
+        Lookup,
         MaxPool2d,
         SumPool2d,
         Concat,
@@ -35,17 +40,24 @@ CATALOGUE: dict[str, type[Op]] = {
         Permute,
         Slice,
         Pad,
+        Expand,
     )
 }
 
+# The operators that read an accumulator as an integer: each has a ring of its own in which it does so.
+READERS: tuple[type[Op], ...] = (Requantize, Step, Lookup)
+
 __all__ = [
     "CATALOGUE",
+    "READERS",
     "Add",
     "Bounds",
     "Concat",
     "Conv2d",
     "Dense",
+    "Expand",
     "Input",
+    "Lookup",
     "MaxPool2d",
     "Op",
     "Pad",
@@ -55,6 +67,7 @@ __all__ = [
     "Scale",
     "Shape",
     "Slice",
+    "Spread",
     "Step",
     "SumPool2d",
 ]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from pqi.cli.app import app
 
-COMMANDS = ("demo", "quantize", "inspect", "split", "keys", "serve", "deal", "predict")
+COMMANDS = ("demo", "quantize", "tune", "inspect", "split", "keys", "serve", "deal", "predict")
 
 
 def pqi(*arguments: object) -> Result:

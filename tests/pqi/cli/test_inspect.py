@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pqi as package
+from tests import networks
 from tests.pqi.cli.clikit import pqi
 
 
@@ -66,3 +67,19 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     result = pqi("inspect", tmp_path / "nowhere.pqi")
     assert result.exit_code == 1
     assert "nowhere.pqi" in result.stderr
+
+
+@pytest.mark.parametrize("rings", ["proven", "calibrated"])
+def test_a_lookup_is_shown_as_arithmetic_that_wraps_by_definition(tmp_path: Path, rings: str) -> None:
+    path, facts_file = tmp_path / "cyclic.pqi", tmp_path / "facts.json"
+    networks.integer_model(networks.cyclic_graph(8), rings).save(path)
+    result = pqi("inspect", path, "--json", facts_file)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "wrap1 mod 2^8 by definition, wrap2 mod 2^8 by definition" in text
+    assert ("no input can wrap, but for lookups:" in text) == (rings == "proven")
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+    layers = {layer["name"]: layer for layer in json.loads(facts_file.read_text())["layers"]}
+    assert [name for name, layer in layers.items() if layer["cyclic"]] == ["wrap1", "wrap2"]
+    assert (layers["wrap1"]["index"], layers["wrap1"]["reads"], layers["conv1"]["ring"]) == ("mod 2^8", 8, 8)
+    assert layers["wrap1"]["primitives"] == ["Table"]

@@ -135,3 +135,93 @@ def test_few_calibration_samples_are_a_warning_not_an_error(tmp_path: Path) -> N
     result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", tmp_path / "c.npz", "-o", tmp_path / "o")
     assert result.exit_code == 0
     assert "warning: only 4 calibration samples" in result.stderr
+
+
+def run(tmp_path: Path, calibration: Path, *options: object) -> package.IntegerModel:
+    output = tmp_path / "made.pqi"
+    result = pqi("quantize", exported(tmp_path / "net.pt2"), "--calibration", calibration, "-o", output, *options)
+    assert result.exit_code == 0, result.output
+    return package.load(output)
+
+
+def test_every_choice_of_the_library_can_be_made_on_the_command_line(tmp_path: Path, calibration: Path) -> None:
+    options = (
+        *("--weights", "affine", "--weight-bits", 4, "--activations", "codebook", "--activation-bits", 3),
+        *("--observer", "mse", "--ends", "eight_bits", "--equalize", "--bias-correction", "--learned-rounding"),
+        *("--index-bits", 9, "--rings", "calibrated", "--layer", "0:weight_bits=5", "--layer", "0:per_channel=false"),
+    )
+    wanted = package.quantize(
+        small_net(),
+        samples(200),
+        4,
+        3,
+        weights="affine",
+        activations="codebook",
+        observer="mse",
+        ends="eight_bits",
+        equalize=True,
+        bias_correction=True,
+        learned_rounding=True,
+        index_bits=9,
+        rings="calibrated",
+        layers={"0": {"weight_bits": 5, "per_channel": False}},
+    )
+    made = run(tmp_path, calibration, *options)
+    assert np.array_equal(made.predict(samples(50, 7), "silent"), wanted.predict(samples(50, 7), "silent"))
+    assert made.accumulators == wanted.accumulators
+
+
+def test_the_hundredth_percentile_is_the_largest_value_seen(tmp_path: Path, calibration: Path) -> None:
+    by_percentile = run(tmp_path, calibration, "--percentile", 100)
+    by_ends = run(tmp_path, calibration, "--observer", "minmax")
+    x = samples(50, 7)
+    assert np.abs(by_percentile.predict(x, "silent") - by_ends.predict(x, "silent")).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("conv1", "NAME:FIELD=VALUE is needed, such as conv1:weight_bits=8"),
+        ("conv1:weight_bits", "NAME:FIELD=VALUE is needed"),
+        (":weight_bits=8", "NAME:FIELD=VALUE is needed"),
+        ("0:weight_bits=", "NAME:FIELD=VALUE is needed"),
+        ("0:bits=8", "there is no field 'bits'; choose from weight_bits, weights"),
+        ("0:weight_bits=8.5", "weight_bits must be a whole number"),
+        ("0:percentile=most", "percentile must be a number"),
+        ("0:per_channel=perhaps", "per_channel must be true or false"),
+        ("0:weights=octal", "weights is 'octal': it must be one of"),
+        ("0:weight_bits=40", "layer '0': weight_bits is 40"),
+        ("0:activation_bits=4", "layer '0' reads only weights"),
+        ("nowhere:weight_bits=4", "layers names ['nowhere'], which the network does not have. It has ['0', '1'"),
+    ],
+)
+def test_a_layer_s_setting_that_cannot_be_is_refused_with_what_can(
+    tmp_path: Path, calibration: Path, setting: str, message: str
+) -> None:
+    net, output = exported(tmp_path / "net.pt2"), tmp_path / "o.pqi"
+    result = pqi("quantize", net, "--calibration", calibration, "-o", output, "--layer", setting)
+    assert result.exit_code == 1 and not output.exists()
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_field_given_twice_for_one_layer_is_refused(tmp_path: Path, calibration: Path) -> None:
+    twice = ("--layer", "0:weight_bits=5", "--layer", "0:weight_bits=6")
+    result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", calibration, "-o", tmp_path / "o", *twice)
+    assert result.exit_code == 1 and "weight_bits of '0' is given twice" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--weights", "ternary", "--weight-bits", 4), "leave weight_bits out"),
+        (("--weights", "power_of_two"), "weight_bits is 8: it must be an integer from 2 to 4"),
+        (("--index-bits", 9), "rings='calibrated'"),
+        (("--index-bits", 6, "--rings", "calibrated"), "index_bits is 6: it must be an integer from 7 to 16"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_with_the_reason(
+    tmp_path: Path, calibration: Path, options: tuple[object, ...], message: str
+) -> None:
+    result = pqi("quantize", exported(tmp_path / "n.pt2"), "--calibration", calibration, "-o", tmp_path / "o", *options)
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())

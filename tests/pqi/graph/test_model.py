@@ -14,7 +14,7 @@ from rich.console import Console
 from pqi.graph.errors import GraphError, InputError, RangeError, SaturationWarning
 from pqi.graph.graph import IntegerGraph, Node
 from pqi.graph.model import IntegerModel, observe
-from pqi.graph.ops import Dense, Input, MaxPool2d, Requantize
+from pqi.graph.ops import Dense, Input, Lookup, MaxPool2d, Requantize
 from pqi.graph.ranges import lift
 from pqi.quant import quantize
 from pqi.quant.quantizer import Quantizer
@@ -34,6 +34,19 @@ def tiny(bits: int = 16, policy: str = "proven") -> IntegerModel:
         "act",
     )
     return IntegerModel(graph, {"act": bits, "output": 7}, GRID, 0.5, policy)
+
+
+def cyclic(policy: str = "proven", bits: int = 8) -> IntegerModel:
+    """100 times a code, read mod 256 by a table that counts in the codes of eight bits, -128 to 127."""
+    graph = IntegerGraph(
+        (
+            Node("x", Input((1,), 0, 255)),
+            Node("fc", Dense(torch.tensor([[100]]), torch.tensor([-300])), ("x",)),
+            Node("wrap", Lookup(8, lift(torch.arange(256), 8)), ("fc",)),
+        ),
+        "wrap",
+    )
+    return IntegerModel(graph, {"wrap": bits, "output": 8}, GRID, 0.5, policy)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +153,59 @@ def test_wraps_are_counted_where_they_happen() -> None:
     shares = tiny(12, "calibrated").wraps(np.arange(256.0)[:, None])
     assert shares == {"act": sum(100 * c > 2047 for c in range(256)) / 256, "output": 0.0}
     assert tiny().wraps(np.zeros((0, 1))) == {"act": 0.0, "output": 0.0}
+
+
+@pytest.mark.parametrize("policy", ["proven", "calibrated"])
+def test_a_lookup_wraps_by_definition_under_both_policies(policy: str) -> None:
+    model = cyclic(policy)
+    codes = torch.arange(256)[:, None]
+    assert torch.equal(model.integers(codes), lift(100 * codes - 300, 8))
+    assert model.rings == {"x": 8, "fc": 8, "wrap": 8}
+    assert model.ranges.bits["fc"] == 16
+
+
+@pytest.mark.parametrize("policy", ["proven", "calibrated"])
+def test_a_lookup_is_no_breach_and_its_wraps_are_told_as_information(policy: str) -> None:
+    model = cyclic(policy)
+    verified = model.verify()
+    assert verified.can_wrap == ()
+    assert verified.proven_bits == verified.accumulators == {"wrap": 8, "output": 8}
+    shares = model.wraps(np.arange(256.0)[:, None])
+    assert shares == {"wrap": sum(not -128 <= 100 * c - 300 <= 127 for c in range(256)) / 256, "output": 0.0}
+    assert shares["wrap"] > 0.9
+    assert observe(model.graph, torch.tensor([[3], [9]])) == {"wrap": (0, 600), "output": (0, 600 - 512)}
+
+
+@pytest.mark.parametrize("policy", ["proven", "calibrated"])
+@pytest.mark.parametrize("bits", [7, 9, 16])
+def test_another_ring_for_a_lookup_than_that_of_its_table_is_refused(policy: str, bits: int) -> None:
+    with pytest.raises(GraphError, match=rf"lookup 'wrap' reads mod 2\^8 by definition, but a ring of {bits} bits"):
+        cyclic(policy, bits)
+
+
+def test_the_report_calls_a_lookup_what_it_is() -> None:
+    report = cyclic().report(np.arange(256.0)[:, None])
+    row = next(row for row in report.rows if row.name == "wrap")
+    assert (row.reads, row.shift, row.index_bits, row.cyclic, row.index) == (8, 0, 8, True, "mod 2^8")
+    assert row.wrapped is not None and row.wrapped > 0.9 and row.activations == 1
+    assert [r.cyclic for r in report.rows] == [False, False, True]
+    assert report.to_dict()["layers"][2]["cyclic"] is True
+    text = " ".join(report_text(cyclic()).split())
+    assert "mod 2^8" in text and "1 lookup reads mod 2^k by definition: no breach where it wraps" in text
+    assert "by definition" not in report_text(tiny())
+
+
+def test_shares_that_wrap_are_shown_by_magnitude_or_in_per_cent() -> None:
+    x = np.arange(256.0)[:, None]
+    assert "99%" in report_text(cyclic(), x) and "e-" not in report_text(cyclic(), x)
+    rare = tiny(15, "calibrated"), np.append(np.zeros(199), 255.0)[:, None]
+    assert rare[0].wraps(rare[1])["act"] == 1 / 200 and "5e-03" in report_text(*rare)
+
+
+def report_text(model: IntegerModel, data: Any = None) -> str:
+    console = Console(width=150, record=True, file=StringIO())
+    console.print(model.report(data))
+    return console.export_text()
 
 
 def test_observed_ends_are_those_of_the_data() -> None:

@@ -20,7 +20,9 @@ from pqi.graph.ops import (
     Concat,
     Conv2d,
     Dense,
+    Expand,
     Input,
+    Lookup,
     MaxPool2d,
     Op,
     Pad,
@@ -29,6 +31,7 @@ from pqi.graph.ops import (
     Reshape,
     Scale,
     Slice,
+    Spread,
     Step,
     SumPool2d,
 )
@@ -49,11 +52,15 @@ def every_operator() -> list[tuple[Op, list[tuple[int, ...]]]]:
         (Conv2d(random(6, 2, 3, 2), random(6), (2, 1), (1, 1), (1, 2), 2), [image]),
         (Dense(random(3, 5), random(3)), [image]),
         (Scale(random(4), random(4)), [image]),
+        (Spread(random(4), random(4), 9, (4, 6, 5)), [(1,)]),
+        (Spread(random(3), random(3), 60, (2, 3), 1), [(1,)]),
         (Add(), [image, image, image]),
         (Requantize(2, 3, -4), [image]),
         (Requantize(1, 2, 0, ints(-1, 0, 1, 1)), [image]),
         (Requantize(1, 1, 0, random(4, 2)), [image]),
         (Step(), [image]),
+        (Lookup(3, random(8)), [image]),
+        (Lookup(2, random(4, 4)), [image]),
         (MaxPool2d((3, 2), (2, 2), (1, 0), (1, 2)), [image]),
         (SumPool2d((2, 2), (2, 1), (1, 0)), [image]),
         (SumPool2d((6, 5), (6, 5)), [image]),
@@ -63,6 +70,8 @@ def every_operator() -> list[tuple[Op, list[tuple[int, ...]]]]:
         (Permute((2, 0, 1)), [image]),
         (Slice(1, 1, 6, 2), [image]),
         (Pad(((0, 1), (2, 0), (1, 1))), [image]),
+        (Expand((4, 6, 5)), [(4,)]),
+        (Expand((2, 3, 5), 1), [(3,)]),
     ]
 
 
@@ -82,6 +91,8 @@ def test_no_value_leaves_its_proven_bounds(op: Op, shapes: list[tuple[int, ...]]
     lo, hi = op.bounds([(e[:1], e[1:]) for e in ends])
     for _ in range(50):
         inputs = [e[:1] + (torch.rand(e[:1].shape) * (e[1:] - e[:1] + 1)).long() for e in ends]
+        if isinstance(op, Spread):  # whose value keeps to its own range, whatever the source could give
+            inputs = [x.clamp(0, op.top) for x in inputs]
         value = op.evaluate(inputs)
         assert bool(((value >= lo) & (value <= hi)).all())
 
@@ -93,7 +104,7 @@ def test_an_operator_is_built_again_from_its_fields(op: Op, shapes: list[tuple[i
     assert torch.equal(twin.evaluate(inputs), op.evaluate(inputs)) and twin.params() == op.params()
 
 
-LOCAL = (Add, Reshape, Permute, Slice, Pad, Concat, SumPool2d)
+LOCAL = (Add, Reshape, Permute, Slice, Pad, Concat, SumPool2d, Expand)
 
 
 @pytest.mark.parametrize(("op", "shapes"), [p for p in OPERATORS if isinstance(p.values[0], LOCAL)])
@@ -156,6 +167,49 @@ def test_requantize_does_not_touch_its_input() -> None:
     assert x.tolist() == [[5, -5]]
 
 
+@given(x=st.integers(-(1 << 62), 1 << 62), bits=st.integers(1, 12))
+def test_a_lookup_reads_the_residue_of_any_number_negative_ones_too(x: int, bits: int) -> None:
+    table = torch.arange(1 << bits) ** 2 - 5
+    assert int(Lookup(bits, table).evaluate([ints([[x]])])) == (x % 2**bits) ** 2 - 5
+    assert int(Lookup(bits, table[None]).evaluate([ints([[x]])])) == (x % 2**bits) ** 2 - 5
+
+
+def test_a_lookup_goes_round() -> None:
+    x = ints([[-5, -4, -1, 0, 1, 3, 4, 7, 8]])
+    assert Lookup(2, ints(10, 11, 12, 13)).evaluate([x]).tolist() == [[13, 10, 13, 10, 11, 13, 10, 13, 10]]
+    assert x.tolist() == [[-5, -4, -1, 0, 1, 3, 4, 7, 8]]
+
+
+def test_a_lookup_per_channel_is_read_on_axis_one() -> None:
+    op = Lookup(1, ints([[1, 2], [3, 4]]))
+    assert op.evaluate([ints([[0, 0], [1, 1], [-5, 8]])]).tolist() == [[1, 3], [2, 4], [2, 3]]
+    image = torch.arange(12).view(1, 2, 2, 3)
+    assert op.evaluate([image]).tolist() == [[[[1, 2, 1], [2, 1, 2]], [[3, 4, 3], [4, 3, 4]]]]
+
+
+def test_the_bounds_of_a_lookup_are_its_table_s_ends_however_small_its_input_is() -> None:
+    zero = torch.zeros(1, 2, 3, dtype=torch.int64)
+    lo, hi = Lookup(2, ints(5, -7, 9, 0)).bounds([(zero, zero)])
+    assert (lo.shape, lo.unique().tolist(), hi.unique().tolist()) == ((1, 2, 3), [-7], [9])
+    lo, hi = Lookup(1, ints([[5, -7], [3, 4]])).bounds([(zero, zero)])
+    assert lo.tolist() == [[[-7] * 3, [3] * 3]] and hi.tolist() == [[[5] * 3, [4] * 3]]
+
+
+def test_a_spread_weighs_one_value_and_repeats_it() -> None:
+    op = Spread(ints(2, -3), ints(1, 0), 7, (2, 2, 1))
+    assert op.evaluate([ints([[5], [0]])]).tolist() == [[[[11], [11]], [[-15], [-15]]], [[[1], [1]], [[0], [0]]]]
+    across = Spread(ints(2, -3), ints(1, 0), 7, (3, 2), 1)
+    assert across.evaluate([ints([[5]])]).tolist() == [[[11, -15]] * 3]
+
+
+def test_a_spread_knows_its_value_to_be_between_zero_and_its_top() -> None:
+    op = Spread(ints(2, -3), ints(1, 0), 7, (2,))
+    lo, hi = op.bounds([(ints([[-128]]), ints([[127]]))])
+    assert (lo.tolist(), hi.tolist()) == ([[1, -21]], [[15, 0]])
+    lo, hi = op.bounds([(ints([[2]]), ints([[3]]))])
+    assert (lo.tolist(), hi.tolist()) == ([[5, -9]], [[7, -6]])
+
+
 def test_step_of_zero_is_one() -> None:
     assert Step().evaluate([ints([[-1, 0, 1]])]).tolist() == [[-1, 1, 1]]
 
@@ -192,6 +246,22 @@ B2 = torch.zeros(2, dtype=torch.int64)
         (lambda: Input((0,), 0, 4), "shape"),
         (lambda: Reshape((-1,)), "shape"),
         (lambda: Step.build({"x": 1}, {}), "fields"),
+        (lambda: Lookup(0, ints(1, 2)), "lookup.bits is 0: it must be an integer from 1 to 12"),
+        (lambda: Lookup(13, torch.zeros(1 << 13, dtype=torch.int64)), "lookup.bits is 13"),
+        (lambda: Lookup(True, ints(1, 2)), "lookup.bits is True"),
+        (lambda: Lookup(2, ints(1, 2)), r"lookup.values has 2 entries: 2\^2 are needed"),
+        (lambda: Lookup(1, ints([[[1, 2]]])), "1 axes"),
+        (lambda: Lookup(1, ints(1, 2).float()), "int64"),
+        (lambda: Lookup(1, None), "int64"),  # type: ignore[arg-type]
+        (lambda: Lookup(1, ints(1, 1 << 40)), "magnitudes"),
+        (lambda: Expand(()), "expand.shape"),
+        (lambda: Expand((3, 0)), "shape"),
+        (lambda: Expand((1 << 13, 1 << 13)), "at most"),
+        (lambda: Expand((3, 2), 2), "expand.axis is 2"),
+        (lambda: Spread(B2, B2, 0, (2, 3)), "spread.top is 0"),
+        (lambda: Spread(B2, B2, 5, (3, 2)), "does not fit"),
+        (lambda: Spread(B2, B2[:1], 5, (2, 3)), "bias has 1 values"),
+        (lambda: Lookup.build({"bits": 1, "low": 0}, {"values": ints(1, 2)}), "fields"),
     ],
 )
 def test_fields_that_make_no_sense_are_refused_by_name(make: Any, says: str) -> None:
@@ -217,6 +287,11 @@ def test_fields_that_make_no_sense_are_refused_by_name(make: Any, says: str) -> 
         (Slice(0, 0, 4), [(3,)], "does not fit"),
         (Pad(((0, 1),)), [(3, 3)], "axes"),
         (Requantize(0, 1, 0, ints([[1, 2], [3, 4]])), [(3,)], "2 channels"),
+        (Expand((2, 3)), [(3,)], "does not fit"),
+        (Expand((2, 3)), [(2, 3)], "1 axes"),
+        (Spread(B2, B2, 5, (2, 3)), [(2,)], "takes one value"),
+        (Lookup(1, ints([[1, 2], [3, 4]])), [(3,)], "tables for 2 channels"),
+        (Lookup(1, ints([[1, 2], [3, 4]])), [()], "tables for 2 channels"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]], says: str) -> None:
@@ -225,4 +300,4 @@ def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]
 
 
 def test_the_catalogue_names_every_operator_once() -> None:
-    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 14
+    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 17

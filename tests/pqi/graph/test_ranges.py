@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from pqi.graph.errors import GraphError, RangeError
 from pqi.graph.graph import IntegerGraph, Node
-from pqi.graph.ops import Add, Conv2d, Dense, Input, MaxPool2d, Op, Requantize, Scale, Step, SumPool2d
+from pqi.graph.ops import Add, Conv2d, Dense, Input, Lookup, MaxPool2d, Op, Requantize, Scale, Step, SumPool2d
 from pqi.graph.ranges import (
     Ranges,
     bits_needed,
     calibrated_accumulators,
+    defined_accumulators,
     lift,
     prove,
     proven_accumulators,
@@ -148,6 +149,57 @@ def test_a_value_beyond_64_bits_is_refused_before_it_overflows() -> None:
     big = dense([[(1 << 31) - 1] * 4], [0])
     with pytest.raises(RangeError, match=r"'n1'.* reach 2\^63"):
         prove(chain(Input((4,), 0, 1 << 30), big, dense([[1 << 30]], [0])))
+
+
+SQUARES = torch.arange(16) ** 2
+
+
+def test_a_lookup_demands_the_bits_of_its_table_and_no_more() -> None:
+    graph = chain(Input((1,), 0, 255), dense([[1000]], [0]), dense([[-1000]], [7]), Lookup(4, SQUARES))
+    proof = prove(graph)
+    assert proof.bits["n2"] == 29 and (proof.lo["n3"], proof.hi["n3"]) == (0, 225)
+    accumulators = proven_accumulators(graph, proof)
+    assert accumulators == {"n3": 4, "output": 9}
+    assert rings(graph, accumulators, proof) == {"n0": 4, "n1": 4, "n2": 4, "n3": 9}
+
+
+def test_a_lookup_keeps_its_ring_whatever_the_data_and_the_proof_say() -> None:
+    graph = chain(Input((1,), 0, 1), Lookup(4, SQUARES))
+    proof = prove(graph)
+    assert proof.bits["n0"] == 2
+    assert proven_accumulators(graph, proof)["n1"] == defined_accumulators(graph)["n1"] == 4
+    for seen in ((0, 0), (-(1 << 20), 1 << 20)):
+        assert calibrated_accumulators(graph, proof, {"n1": seen, "output": (0, 1)}, 3)["n1"] == 4
+
+
+def test_the_wider_of_two_readers_decides_the_ring() -> None:
+    graph = IntegerGraph(
+        (
+            Node("x", Input((1,), 0, 255)),
+            Node("fc", dense([[100]], [0]), ("x",)),
+            Node("narrow", Lookup(4, SQUARES), ("fc",)),
+            Node("wide", Requantize(9, 6), ("fc",)),
+            Node("both", Add(), ("narrow", "wide")),
+        ),
+        "both",
+    )
+    proof = prove(graph)
+    accumulators = proven_accumulators(graph, proof)
+    assert accumulators == {"narrow": 4, "wide": 16, "output": 10}
+    assert rings(graph, accumulators, proof) == {"x": 16, "fc": 16, "narrow": 10, "wide": 10, "both": 10}
+
+
+def test_a_lookup_wider_than_the_widest_allowed_ring_is_refused_for_what_it_is() -> None:
+    graph = chain(Input((1,), 0, 255), Lookup(4, SQUARES))
+    proof = prove(graph)
+    with pytest.raises(RangeError, match=r"max_ring is 3, but .* mod 2\^k by definition: 'n1': k = 4"):
+        refuse_wide(graph, proven_accumulators(graph, proof), proof, 3)
+
+
+def test_a_value_beyond_64_bits_is_refused_before_a_lookup_too() -> None:
+    big = dense([[1 << 30]], [0])
+    with pytest.raises(RangeError, match=r"'n2'.* reach 2\^63"):
+        prove(chain(Input((1,), 0, 1 << 2), big, big, Lookup(4, SQUARES)))
 
 
 ONE = Input((1,), 0, 1)

@@ -227,6 +227,58 @@ def test_a_forged_file_without_a_change_is_accepted(saved: bytes) -> None:
     assert store.from_bytes(forged(saved, lambda d, t: None)).output_shape == (3,)
 
 
+@pytest.mark.parametrize("rings", ["proven", "calibrated"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_network_of_lookups_comes_back_whole(per_channel: bool, rings: str) -> None:
+    model = networks.integer_model(networks.cyclic_graph(8, per_channel), rings)
+    back = store.from_bytes(store.to_bytes(model))
+    codes = torch.randint(0, 256, (5, 2, 6, 6))
+    assert torch.equal(back.integers(codes), model.integers(codes))
+    assert (back.rings, back.accumulators, back.policy) == (model.rings, model.accumulators, rings)
+    assert store.to_bytes(back) == store.to_bytes(model)
+
+
+def first_table(
+    make: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:
+    def change(described: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        name = next(k for k in sorted(tensors) if k.endswith("values"))
+        tensors[name] = make(tensors[name]).contiguous()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (first_table(lambda t: t[:-1]), "255 entries"),
+        (first_table(lambda t: torch.cat([t, t])), "512 entries"),
+        (first_table(lambda t: t.reshape(2, 128)), "128 entries"),
+        (first_table(lambda t: t.repeat(3, 1)), "tables for 3 channels"),
+        (first_table(lambda t: t.reshape(1, 1, 256)), "1 axes"),
+        (first_table(lambda t: t[:0]), "non-empty"),
+        (first_table(lambda t: t.float()), "signed integers"),
+        (first_table(lambda t: torch.full(t.shape, 1 << 40)), "magnitudes"),
+        (put("lookup.params", {"bits": 7}), "256 entries"),
+        (put("lookup.params", {"bits": 13}), "lookup.bits is 13"),
+        (put("lookup.params", {"bits": 200}), "lookup.bits is 200"),
+        (put("lookup.params", {"bits": True}), "lookup.bits is True"),
+        (put("lookup.params", {}), "fields"),
+        (put("lookup.tensors", []), "fields"),
+        (put("accumulators.wrap1", 7), "'wrap1' reads mod 2.8 by definition"),
+        (put("accumulators.wrap1", 32), "'wrap1' reads mod 2.8 by definition"),
+        (put("accumulators.wrap1", None), "'wrap1' has None bits"),
+        (put("accumulators.wrap1", 8.0), r"'wrap1' has 8\.0 bits"),
+    ],
+)
+def test_a_malformed_table_is_refused_with_the_reason(
+    change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None], says: str
+) -> None:
+    data = store.to_bytes(networks.integer_model(networks.cyclic_graph(8)))
+    with pytest.raises(ModelFileError, match=says):
+        store.from_bytes(forged(data, change))
+
+
 def test_another_version_is_named(saved: bytes) -> None:
     with pytest.raises(ModelFileError, match=r"version '2', this library reads version 1"):
         store.from_bytes(forged(saved, lambda d, t: None, version="2"))

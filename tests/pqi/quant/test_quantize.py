@@ -125,7 +125,7 @@ NETWORKS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
 def test_many_bits_come_close_to_the_float_network(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     torch.manual_seed(7)
     net, x = make().eval(), data(*shape)
-    model = quantize(net, x, 10, 11, input_bits=12, percentile=None, multiplier=4.0)
+    model = quantize(net, x, 10, 11, input_bits=12, observer="minmax", multiplier=4.0)
     assert error(net, model, x) < 4e-3
     model.verify()
 
@@ -178,7 +178,7 @@ def test_a_hard_upper_end_holds_even_inside_a_wider_scale() -> None:
             return torch.cat([F.relu6(x * 1.0), F.relu(x * 4.0)], 1)
 
     x = data(3) * 20
-    model = quantize(Net(), x, percentile=None, activation_bits=8)
+    model = quantize(Net(), x, observer="minmax", activation_bits=8)
     assert model.predict(x)[:, :3].max() == pytest.approx(6.0, abs=model.output_scale)
     assert model.predict(x)[:, 3:].max() > 100
 
@@ -404,6 +404,60 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], says: str
         quantize(networks.mlp(), data(20), **options)
 
 
+def test_codes_joined_by_a_concatenation_share_their_grid_or_are_refused_by_name() -> None:
+    net, x = networks.concat_net(), data(2, 8, 8)
+    names = [n.name for n in quantize(net, x).graph.nodes if isinstance(n.op, Requantize)]
+    joined = next(n for n in quantize(net, x).graph.nodes if n.op.kind == "concat").inputs
+    assert set(joined) <= set(names)
+    for activations in ("power_of_two", "additive_powers_of_two", "codebook"):
+        model = quantize(net, x, 8, 5, activations=activations)
+        tables = [model.graph.by_name[name].op for name in joined]
+        assert all(isinstance(op, Requantize) and op.values is not None for op in tables)
+        assert error(net, model, x) < 0.2
+        with pytest.raises(QuantizationError, match=f"'{joined[0]}' .*joined by a concatenation"):
+            quantize(net, x, 8, 5, layers={joined[0]: {"activations": activations}})
+    model = quantize(net, x, 8, 5, layers={joined[0]: {"activation_bits": 4}})  # uniform codes share a step
+    assert error(net, model, x) < 0.2
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize("activations", ["power_of_two", "additive_powers_of_two", "codebook"])
+def test_levels_of_activations_are_few_and_leave_on_one_scale(activations: str, bits: int) -> None:
+    net, x = networks.small_cnn(), data(1, 12, 12)
+    model = quantize(net, x, activation_bits=bits, activations=activations)
+    tables = [n.op for n in model.graph.nodes if isinstance(n.op, Requantize)]
+    assert tables
+    for op in tables:
+        assert op.bits == bits + 2 and op.values is not None and int(op.values[0]) == 0
+        assert len(op.values.unique()) <= 1 << bits
+    assert error(net, model, x) < 0.25
+
+
+def test_index_bits_are_the_ring_above_the_shift_and_wraps_are_told() -> None:
+    net, x = networks.small_cnn(), data(1, 12, 12) / 5
+    common: dict[str, Any] = {"input_range": (-5.0, 5.0), "input_bits": 12, "rings": "calibrated"}
+    tight = quantize(net, x, activation_bits=5, index_bits=6, **common)
+    roomy = quantize(net, x, activation_bits=5, index_bits=9, **common)
+    for model, bits in ((tight, 6), (roomy, 9)):
+        for node in model.graph.nodes:
+            if isinstance(node.op, Requantize):
+                proven = model.verify().proven_bits[node.name]
+                assert model.accumulators[node.name] == min(node.op.shift + bits, proven)
+    assert max(tight.wraps(5 * x).values()) > 0 == max(roomy.wraps(x).values())
+    assert error(net, roomy, x) < 0.1 < error(net, tight, 5 * x)
+
+
+def test_index_bits_need_rings_that_may_wrap() -> None:
+    with pytest.raises(QuantizationError, match=r"index_bits is set for \['1', '4'\].*rings='calibrated'"):
+        quantize(networks.mlp(), data(20), index_bits=8)
+
+
+def test_thresholds_have_no_index_and_keep_their_rings() -> None:
+    x = torch.randint(0, 256, (64, 30)).float()
+    plain = quantize(networks.bnn(), x, rings="calibrated")
+    assert quantize(networks.bnn(), x, rings="calibrated", index_bits=8).accumulators == plain.accumulators
+
+
 def test_a_ring_cap_that_can_wrap_is_refused_by_layer() -> None:
     with pytest.raises(RangeError, match=r"layer '0', read by '1': \d+ bits needed, 12 allowed"):
         quantize(networks.mlp(), data(20), max_ring=12)
@@ -430,3 +484,16 @@ def test_layers_carry_their_names_and_places() -> None:
     assert isinstance(conv.op, Conv2d) and conv.source.startswith("networks.py:")
     assert {type(n.op) for n in model.graph.nodes} >= {Conv2d, Dense, Requantize, Scale}
     assert not any(isinstance(n.op, Step) for n in model.graph.nodes)
+
+
+def test_a_percentile_that_few_values_cannot_tell_is_warned_of_by_layer() -> None:
+    net, x = networks.mlp(), data(20)
+    with pytest.warns(CalibrationWarning, match=r"layer '1' \(and 1 more layers\): percentile 99.999 asks for"):
+        model = quantize(net, x, percentile=99.999)
+    # The range is then the largest value, to a bin of the histogram, as the warning says.
+    largest = quantize(net, x, observer="minmax")
+    assert np.abs(model.predict(x) - largest.predict(x)).max() < 0.05 * np.abs(largest.predict(x)).max()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantize(net, x, percentile=99.0)
+        quantize(net, x)
