@@ -95,14 +95,24 @@ def _units_are_exact() -> bool:
     return True
 
 
-def _byte_product(w: Tensor, x: Tensor) -> Tensor:
+def byte_product(w: Tensor, x: Tensor) -> Tensor:
     """int8 ``(rows, K)`` times int8 ``(K, M)`` as int32, wrapping mod 2^32."""
     if w.shape[1] == 1:
         # With one inner value the strides of x are ambiguous, and torch._int_mm may take it for its transpose.
         return w.to(torch.int32) * x.to(torch.int32)
     if not _units_are_exact():
         return w.to(torch.int32) @ x.to(torch.int32)
-    return torch._int_mm(w, x)
+    inner, columns = x.shape
+    return torch._int_mm(_stored(w, {(inner, 1)}), _stored(x, {(columns, 1), (1, inner)}))
+
+
+def _stored(x: Tensor, strides: set[tuple[int, int]]) -> Tensor:
+    """x, or a copy by rows if it has other strides.
+
+    A slice with one row or one column may keep any stride along it and still call itself contiguous. torch._int_mm
+    (seen in 2.13, on the processor) believes such a stride and returns wrong numbers, or warns and falls back.
+    """
+    return x if x.stride() in strides else torch.empty(x.shape, dtype=x.dtype).copy_(x)
 
 
 def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
@@ -117,7 +127,7 @@ def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
     if out.numel() == 0 or k == 0:
         return to_word(out, bits)
     for s, w in enumerate(weights):
-        part = _byte_product(w, columns[: (s + 1) * k])
+        part = byte_product(w, columns[: (s + 1) * k])
         out = part if s == 0 else out.add_(part << (8 * s))
     return to_word(out, bits)
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from pqi.graph.floating import Sign, Threshold
 from pqi.graph.ops import Conv2d, Dense, Op, Scale
 from pqi.graph.ops.base import MAX_BIAS
 from pqi.quant.stages import Calibration, Lowered
-from pqi.quant.walk import Site, Walk
+from pqi.quant.walk import Site, Walk, channel_means
 
 SAMPLE_VALUES = 1 << 23  # of the widest layer: 512 inputs of a CIFAR ResNet
 
@@ -46,12 +45,7 @@ def _moved(walk: Walk, site: Site, term: str) -> Op:
     if not isinstance(op, (Conv2d, Dense, Scale)):
         return op
     axis = walk.floats[site.name].ndim - 1 if isinstance(op, Dense) else 1
-    want = _means(walk.floats[site.name], axis) / torch.as_tensor(site.scale, dtype=torch.float64)
-    have = _means(walk.integers[site.name], axis) - site.offset
+    want = channel_means(walk.floats[site.name], axis) / torch.as_tensor(site.scale, dtype=torch.float64)
+    have = channel_means(walk.integers[site.name], axis) - site.offset
     bias = op.bias + torch.round(want - have).to(torch.int64)
     return replace(op, bias=bias.clamp(-MAX_BIAS, MAX_BIAS))
-
-
-def _means(value: Tensor, axis: int) -> Tensor:
-    """Means per channel in float64, (C,)."""
-    return value.movedim(axis, 0).flatten(1).mean(1, dtype=torch.float64)

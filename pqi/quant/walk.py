@@ -95,12 +95,12 @@ class Walk:
         return last
 
     def _evaluate(self, node: FloatNode) -> None:
-        self.floats[node.name] = torch.cat(_in_parts(node.op, [self.floats[i] for i in node.inputs]))
+        self.floats[node.name] = torch.cat(in_parts(node.op, [self.floats[i] for i in node.inputs]))
         self._integers(node)
 
     def _integers(self, node: FloatNode) -> None:
         inputs = [self.integers[i] for i in node.inputs]
-        self.integers[node.name] = torch.cat(_in_parts(self.ops[node.name], inputs))
+        self.integers[node.name] = torch.cat(in_parts(self.ops[node.name], inputs))
 
     def _is_site(self, node: FloatNode) -> bool:
         if not isinstance(self.ops[node.name], (*WEIGHTED, Add)):
@@ -118,7 +118,12 @@ class Walk:
         )
 
 
-def _in_parts(op: Op, inputs: list[Tensor]) -> list[Tensor]:
+def in_parts(op: Op, inputs: list[Tensor]) -> list[Tensor]:
     """The operator on parts of the batch: windows of a convolution need several times its input's memory."""
     size = max(1, _CHUNK_VALUES // max(1, max(x[0].numel() for x in inputs)))
     return [op.evaluate(parts) for parts in zip(*(torch.split(x, size) for x in inputs), strict=True)]
+
+
+def channel_means(value: Tensor, axis: int) -> Tensor:
+    """Means over all axes but one, float64 (C,)."""
+    return value.movedim(axis, 0).flatten(1).mean(1, dtype=torch.float64)

@@ -97,3 +97,19 @@ def test_the_centred_representative_is_the_nearest_to_zero(bits: int, number: in
     c = int(ring.centred(torch.tensor(number), bits))
     assert (c - number) % (1 << bits) == 0
     assert -(1 << (bits - 1)) <= c < 1 << (bits - 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(1, 3, 1), (1, 8, 1), (4, 8, 1), (1, 2, 3), (5, 3, 2), (1, 9, 4)]
+)
+def test_byte_products_are_exact_whatever_the_strides_of_a_slice(rows: int, inner: int, columns: int) -> None:
+    g = torch.Generator().manual_seed(1)
+    store = torch.randint(-128, 128, (4096,), dtype=torch.int8, generator=g)
+    lefts = [store.as_strided((rows, inner), strides) for strides in ((inner, 1), (inner + 3, 1), (1, rows), (7, 2))]
+    rights = [
+        store.as_strided((inner, columns), strides, 100)
+        for strides in ((columns, 1), (1, inner), (1, 2), (1, 7), (columns + 2, 1), (3, 5), (2, 1))
+    ]
+    for w in lefts:
+        for x in rights:
+            assert torch.equal(ring.byte_product(w, x), w.to(torch.int32) @ x.to(torch.int32))

@@ -8,26 +8,14 @@ is what quantized activations are. Everything stays integer; the result is exact
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from protocols.ring import byte_product
+
 # 2^16 products of magnitude at most 2^14 stay below 2^31: one int32 accumulation cannot overflow.
 _MAX_INNER = 1 << 16
-
-
-@lru_cache(maxsize=1)
-def _int8_units_are_exact() -> bool:
-    """Whether ``torch._int_mm`` is exact at the extremes here (some older CPUs saturate 16-bit partial sums)."""
-    for left, right in ((-128, -128), (127, 127), (-128, 127), (127, -128)):
-        a, b = torch.full((5, 64), left, dtype=torch.int8), torch.full((64, 3), right, dtype=torch.int8)
-        try:
-            if not bool((torch._int_mm(a, b) == 64 * left * right).all()):
-                return False
-        except (RuntimeError, AttributeError):
-            return False
-    return True
 
 
 def signed_bytes(x: Tensor) -> tuple[list[Tensor], int]:
@@ -52,14 +40,6 @@ def signed_digits(x: Tensor) -> list[Tensor]:
     return digits
 
 
-def _byte_product(a: Tensor, b: Tensor) -> Tensor:
-    """[M, K] int8 times [N, K] int8 transposed, exactly, as int64 [M, N]; K at most _MAX_INNER."""
-    # An inner length of 1 makes torch._int_mm read its second operand with the wrong stride (seen in torch 2.13).
-    if a.shape[1] == 1 or not _int8_units_are_exact():
-        return a.to(torch.int64) @ b.to(torch.int64).t()
-    return torch._int_mm(a.contiguous(), b.contiguous().t()).to(torch.int64)
-
-
 def digits_matmul(x_digits: Sequence[Tensor], w_digits: Sequence[Tensor]) -> Tensor:
     """Sum over digit pairs of 256^(i+j) x_i w_j^T, int64 [M, N] mod 2^64; pairs beyond 2^64 vanish."""
     (rows, inner), columns = x_digits[0].shape, w_digits[0].shape[0]
@@ -69,7 +49,8 @@ def digits_matmul(x_digits: Sequence[Tensor], w_digits: Sequence[Tensor]) -> Ten
     for i, a in enumerate(x_digits):
         for j, b in enumerate(w_digits[: 8 - i]):
             for start in range(0, inner, _MAX_INNER):
-                part = _byte_product(a[:, start : start + _MAX_INNER], b[:, start : start + _MAX_INNER])
+                part = byte_product(a[:, start : start + _MAX_INNER], b[:, start : start + _MAX_INNER].t())
+                part = part.to(torch.int64)
                 total += part << (8 * (i + j)) if i + j else part
     return total
 

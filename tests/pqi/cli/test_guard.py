@@ -87,7 +87,7 @@ def test_a_warning_is_one_line_on_the_error_stream() -> None:
         ["inspect", "model.pqi", "--json", "no/such/folder/x.json"],
         ["demo", "--samples", "0"],
         ["demo", "--samples", "451"],
-        ["quantize", "x.pt2", "--calibration", "x.npz", "-o", "x.pqi", "--weight-bits", "1"],
+        ["quantize", "x.pt2", "--calibration", "x.npz", "-o", "x.pqi", "--weight-bits", "0"],
         ["predict", "--config", "client.toml"],
     ],
 )

@@ -102,14 +102,14 @@ def test_a_linear_map_in_a_ring_of_8_bits_is_one_byte_product_for_each_share_and
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shapes: list[tuple[int, int]] = []
-    exact: Callable[[Tensor, Tensor], Tensor] = ring._byte_product
+    exact: Callable[[Tensor, Tensor], Tensor] = ring.byte_product
 
     def counted(w: Tensor, x: Tensor) -> Tensor:
         assert w.dtype == x.dtype == torch.int8
         shapes.append((w.shape[0], w.shape[1]))
         return exact(w, x)
 
-    monkeypatch.setattr(ring, "_byte_product", counted)
+    monkeypatch.setattr(ring, "byte_product", counted)
     fc = Dense(torch.randint(-9, 10, (5, 30)), torch.zeros(5, dtype=torch.int64))
 
     def products(bits: int) -> list[tuple[int, int]]:
