@@ -21,13 +21,21 @@ import pqi
 from pqi.demo.measure import machine, versions
 from tests import networks
 
-IMPROVED = {"observer": "mse", "learned_rounding": True, "bias_correction": True}
+FOUR = {"weight_bits": 8, "activation_bits": 4, "bias_correction": True}
 PRESETS: dict[str, dict[str, Any]] = {
     "w8 a6": {"weight_bits": 8, "activation_bits": 6},
     "w8 a6 index 8": {"weight_bits": 8, "activation_bits": 6, "rings": "calibrated", "index_bits": 8},
-    "w8 a4": {"weight_bits": 8, "activation_bits": 4, **IMPROVED},
-    "w8 a4 index 6": {"weight_bits": 8, "activation_bits": 4, "rings": "calibrated", "index_bits": 6, **IMPROVED},
-    "w4 a4": {"weight_bits": 4, "activation_bits": 4, **IMPROVED},
+    "w8 a4": {**FOUR, "observer": "mse"},
+    "w8 a4 index 6": {**FOUR, "observer": "mse", "rings": "calibrated", "index_bits": 6},
+    "w8 a4 code book": {**FOUR, "activations": "codebook"},
+    "w4 a6 rounded": {"weight_bits": 4, "activation_bits": 6, "learned_rounding": True, "bias_correction": True},
+    "w4 a4 rounded": {
+        "weight_bits": 4,
+        "activation_bits": 4,
+        "observer": "mse",
+        "learned_rounding": True,
+        "bias_correction": True,
+    },
 }
 
 
@@ -70,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=sorted(PRESETS), help="some of the presets")
     parser.add_argument("--models", nargs="*", type=Path, default=[], help="models in files instead")
-    parser.add_argument("--calibration", type=int, default=1024, help="training images to calibrate with")
+    parser.add_argument("--calibration", type=int, default=512, help="training images to calibrate with")
     parser.add_argument("--test", type=int, default=10000)
     parser.add_argument("--private", type=int, default=100, help="images asked privately; 0 leaves that out")
     parser.add_argument("--json", type=Path)
