@@ -8,7 +8,7 @@ from torch import Tensor
 import protocols
 from pqi.graph.graph import OUTPUT, Node
 from pqi.graph.model import IntegerModel
-from pqi.graph.ops import Conv2d, Dense, Input, Lookup, MaxPool2d, Requantize, Scale, Spread, Step
+from pqi.graph.ops import WEIGHTED, Conv2d, Dense, Input, Lookup, MaxPool2d, Requantize, Spread, Step
 from pqi.program.errors import ProgramError
 from pqi.program.instructions import INPUT, Instruction, Local, Program
 from pqi.program.plan import Demand, requantization
@@ -16,8 +16,6 @@ from pqi.program.windows import Windows
 from protocols import api
 from protocols.errors import BadParameters
 from protocols.linmap import ConvMap, DenseMap, LinearMap, ScaleMap
-
-LINEAR = (Conv2d, Dense, Scale)
 
 
 def compile(  # noqa: A001
@@ -62,7 +60,7 @@ class _Builder:
         """Append the instructions of one node."""
         op, sources = node.op, tuple(self.value[i] for i in node.inputs)
         self.value[node.name] = node.name
-        if isinstance(op, LINEAR):
+        if isinstance(op, WEIGHTED):
             self._linear(node, sources[0])
         elif isinstance(op, Requantize):
             self._requantize(node, op, sources[0])
@@ -93,7 +91,7 @@ class _Builder:
         opened = f"{source}/open"
         if opened not in self.opened:
             self.opened.add(opened)
-            users = [n for n in self.model.graph.consumers[node.inputs[0]] if isinstance(n.op, LINEAR)]
+            users = [n for n in self.model.graph.consumers[node.inputs[0]] if isinstance(n.op, WEIGHTED)]
             ring = max(self.model.rings[n.name] for n in users)
             self._put(opened, api.Open(self.model.graph.shapes[node.inputs[0]], ring), (source,), node.name)
         mapped = linear_map(node, self.model)
@@ -151,7 +149,7 @@ def operands(model: IntegerModel, program: Program) -> dict[str, dict[str, Tenso
     nodes, made = model.graph.by_name, {i.name: i for i in program.instructions}
     for i in program.instructions:
         node = nodes.get(i.name)
-        if isinstance(i.action, api.Linear) and node is not None and isinstance(node.op, LINEAR):
+        if isinstance(i.action, api.Linear) and node is not None and isinstance(node.op, WEIGHTED):
             bias = node.op.bias
             if not isinstance(node.op, Dense):
                 bias = bias.reshape(-1, *([1] * (len(i.action.shape) - 1)))

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from pqi.graph.floating import FloatNode
 from pqi.graph.graph import IntegerGraph
-from pqi.graph.ops import Add, Conv2d, Dense, Op, Scale
+from pqi.graph.ops import WEIGHTED, Add, Op
 from pqi.graph.ops.base import Shape
 from pqi.quant.stages import Calibration, Lowered
 
-WEIGHTED = (Conv2d, Dense, Scale)
 _CHUNK_VALUES = 1 << 20
 
 

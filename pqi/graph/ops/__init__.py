@@ -47,9 +47,13 @@ CATALOGUE: dict[str, type[Op]] = {
 # The operators that read an accumulator as an integer: each has a ring of its own in which it does so.
 READERS: tuple[type[Op], ...] = (Requantize, Step, Lookup)
 
+# Operators with weights: each is one ring product.
+WEIGHTED = (Conv2d, Dense, Scale)
+
 __all__ = [
     "CATALOGUE",
     "READERS",
+    "WEIGHTED",
     "Add",
     "Bounds",
     "Concat",

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from pqi.graph.errors import RangeError
 from pqi.graph.graph import OUTPUT, IntegerGraph, Node
-from pqi.graph.ops import Add, Conv2d, Dense, Requantize, Scale, Step
+from pqi.graph.ops import WEIGHTED, Add, Requantize, Scale, Step
 from pqi.graph.ranges import Ranges, prove
 from pqi.quant.stages import Grid, Lowered
 
-_LINEAR = (Conv2d, Dense, Scale)
 _ROUNDS = 64  # of the repair; each moves at least one code of every channel that is still too wide
 Weights = tuple[Tensor, Tensor]
 
@@ -51,7 +50,7 @@ def accumulators(graph: IntegerGraph, ranges: Ranges) -> tuple[Accumulator, ...]
             continue
         node = graph.by_name[value]
         parts = [graph.by_name[i] for i in node.inputs] if isinstance(node.op, Add) else [node]
-        if all(isinstance(part.op, _LINEAR) for part in parts):
+        if all(isinstance(part.op, WEIGHTED) for part in parts):
             found.append(Accumulator(consumer, tuple(_term(part, ranges) for part in parts)))
     return tuple(found)
 
@@ -105,7 +104,7 @@ def repaired(lowered: Lowered, ring: int, wanted: Mapping[str, Tensor]) -> tuple
         if not changes:
             return replace(lowered, graph=graph), moved
         nodes = [
-            replace(n, op=replace(n.op, weight=changes[n.name])) if n.name in changes and isinstance(n.op, _LINEAR)
+            replace(n, op=replace(n.op, weight=changes[n.name])) if n.name in changes and isinstance(n.op, WEIGHTED)
             else n
             for n in graph.nodes
         ]  # fmt: skip
@@ -122,7 +121,7 @@ def _narrower(
 ) -> Iterator[tuple[str, Tensor, int]]:
     """New weights for the widest trainable term of an accumulator that leaves the ring."""
     ops = {t.name: graph.by_name[t.name].op for t in accumulator.terms}
-    weights = {name: (op.weight, op.bias) for name, op in ops.items() if isinstance(op, _LINEAR)}
+    weights = {name: (op.weight, op.bias) for name, op in ops.items() if isinstance(op, WEIGHTED)}
     lo, hi = reach(accumulator, weights)
     top = 1 << (ring - 1)
     over, under = hi - (top - 1), -top - lo

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pqi.graph.graph import IntegerGraph, Node
-from pqi.graph.ops import Conv2d, Dense, Lookup, Scale
+from pqi.graph.ops import WEIGHTED, Conv2d, Dense, Lookup, Scale
 from pqi.quant.train.estimators import level, rounded
-from pqi.quant.train.module import WEIGHTED, Weights, linear
+from pqi.quant.train.module import GraphModule, Weights, linear
 
 
 class _Cyclic(torch.autograd.Function):
@@ -101,7 +101,7 @@ class Plan:
     latents: Mapping[str, Latent] = field(default_factory=dict)
 
 
-class WrappingGraph(nn.Module):
+class WrappingGraph(GraphModule):
     """Trainable; ``forward`` computes the answer's integers, ``lower`` gives the graph that computes the same."""
 
     def __init__(self, plan: Plan, slope: float) -> None:
@@ -133,21 +133,12 @@ class WrappingGraph(nn.Module):
         return out
 
     def forward(self, codes: Tensor, weights: Mapping[str, Weights] | None = None) -> Tensor:
-        """The answer's integers, float32, for codes (N, *shape)."""
-        weights = self.integers() if weights is None else weights
+        """As its base; counts how far accumulators reach beyond the straight part, for the penalty."""
         self.overflow = torch.zeros(())
-        left = {name: len(readers) for name, readers in self.graph.consumers.items()}
-        left[self.graph.output] += 1
-        values = {self.graph.nodes[0].name: codes.float()}
-        for node in self.graph.nodes[1:]:
-            values[node.name] = self._value(node, [values[i] for i in node.inputs], weights)
-            for name in set(node.inputs):
-                left[name] -= 1
-                if not left[name]:
-                    del values[name]
-        return values[self.graph.output]
+        return super().forward(codes, weights)
 
-    def _value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
+    def value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
+        """Linear nodes and tables in training; everything else as it stands."""
         if isinstance(node.op, WEIGHTED):
             return linear(node.op, inputs[0], *weights[node.name])
         if node.name in self.plan.folds:

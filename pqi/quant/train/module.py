@@ -15,6 +15,7 @@ Values are float32 that hold integers: exact up to 2^24.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -24,11 +25,10 @@ from torch import Tensor, nn
 from pqi.graph.errors import QuantizationError
 from pqi.graph.floating import Linear as FloatLinear
 from pqi.graph.graph import IntegerGraph, Node
-from pqi.graph.ops import Add, Conv2d, Dense, Input, Op, Requantize, Scale, Step
+from pqi.graph.ops import WEIGHTED, Add, Conv2d, Dense, Input, Op, Requantize, Scale, Step
 from pqi.quant.stages import Calibration, Grid, Lowered
 from pqi.quant.train.estimators import level, looked_up, requantized, rounded, stepped
 
-WEIGHTED = (Conv2d, Dense, Scale)
 Weights = tuple[Tensor, Tensor]
 
 
@@ -71,7 +71,35 @@ class LinearNode(nn.Module):
         return level(self.code * ratio * (self.first_step / step), self.levels) * step, bias
 
 
-class TrainableGraph(nn.Module):
+class GraphModule(nn.Module, ABC):
+    """An integer graph in training: the weights are made once a pass, then values flow as in ``IntegerGraph.run``."""
+
+    graph: IntegerGraph
+
+    @abstractmethod
+    def integers(self) -> dict[str, Weights]:
+        """Weight and bias of every linear node, as the forward pass uses them (with their gradients)."""
+
+    @abstractmethod
+    def value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
+        """What one node computes."""
+
+    def forward(self, codes: Tensor, weights: Mapping[str, Weights] | None = None) -> Tensor:
+        """The answer's integers, float32, for codes (N, *shape)."""
+        weights = self.integers() if weights is None else weights
+        left = {name: len(readers) for name, readers in self.graph.consumers.items()}
+        left[self.graph.output] += 1
+        values = {self.graph.nodes[0].name: codes.float()}
+        for node in self.graph.nodes[1:]:
+            values[node.name] = self.value(node, [values[i] for i in node.inputs], weights)
+            for name in set(node.inputs):
+                left[name] -= 1
+                if not left[name]:
+                    del values[name]
+        return values[self.graph.output]
+
+
+class TrainableGraph(GraphModule):
     """A lowered graph with latent weights; ``forward`` maps codes to the integers of the answer, all float32."""
 
     def __init__(self, calibration: Calibration, lowered: Lowered) -> None:
@@ -111,21 +139,8 @@ class TrainableGraph(nn.Module):
     def _grown(self, group: str) -> Tensor | float:
         return self.grown[self.key[group]] if group else 0.0
 
-    def forward(self, codes: Tensor, weights: Mapping[str, Weights] | None = None) -> Tensor:
-        """The answer's integers for codes (N, *shape)."""
-        weights = self.integers() if weights is None else weights
-        left = {name: len(readers) for name, readers in self.graph.consumers.items()}
-        left[self.graph.output] += 1
-        values = {self.graph.nodes[0].name: codes.float()}
-        for node in self.graph.nodes[1:]:
-            values[node.name] = self._value(node, [values[i] for i in node.inputs], weights)
-            for name in set(node.inputs):
-                left[name] -= 1
-                if not left[name]:
-                    del values[name]
-        return values[self.graph.output]
-
-    def _value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
+    def value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
+        """Integers all the way; rounding and clamping with their straight-through gradients."""
         op = node.op
         if isinstance(op, WEIGHTED):
             return linear(op, inputs[0], *weights[node.name])
