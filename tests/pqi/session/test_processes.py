@@ -93,7 +93,8 @@ def test_nothing_is_left_behind() -> None:
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 sys.path.insert(0, sys.argv[1])
 from sessionkit import small_model
 from pqi.session.local import local
