@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from pqi.graph.errors import GraphError
-from pqi.graph.ops.base import MAX_WEIGHT, Bounds, Op, Shape, check_int, check_tensor, single
+from pqi.graph.ops.base import Bounds, Op, Shape, check_int, single
+from pqi.graph.ops.tables import check_channels, check_table, ends, read
 
 MAX_INDEX = 12  # bits; a one-time table has 2^bits entries for every single value
 
@@ -34,31 +33,18 @@ class Lookup(Op):
 
     def __post_init__(self) -> None:
         check_int(self.kind, "bits", self.bits, 1, MAX_INDEX)
-        ndim = self.values.ndim if isinstance(self.values, Tensor) and self.values.ndim in (1, 2) else 1
-        check_tensor(self.kind, "values", self.values, ndim, MAX_WEIGHT)
-        if self.values.shape[-1] != 1 << self.bits:
-            raise GraphError(
-                f"lookup.values has {self.values.shape[-1]} entries: 2^{self.bits} are needed, one for each residue"
-            )
+        check_table(self.kind, self.values, self.bits)
 
     def infer_shape(self, in_shapes: Sequence[Shape]) -> Shape:
         """The input's shape."""
         shape = single(self.kind, in_shapes)
-        if self.values.ndim == 2 and (not shape or shape[0] != self.values.shape[0]):
-            raise GraphError(f"lookup has tables for {self.values.shape[0]} channels, its input is {shape}")
+        check_channels(self.kind, self.values, shape)
         return shape
 
     def evaluate(self, inputs: Sequence[Tensor]) -> Tensor:
         """The entries; ``&`` on two's complement is the residue, of negative values too."""
-        index = inputs[0] & ((1 << self.bits) - 1)
-        if self.values.ndim == 1:
-            return self.values[index]
-        channel = torch.arange(index.shape[1]).view((1, -1) + (1,) * (index.ndim - 2))
-        return self.values[channel, index]
+        return read(self.values, inputs[0] & ((1 << self.bits) - 1))
 
     def bounds(self, in_bounds: Sequence[Bounds]) -> Bounds:
         """The table's own ends, per channel if the table is: a value that wraps can reach every entry."""
-        low, high = self.values.aminmax(dim=-1)
-        shape = in_bounds[0][0].shape
-        per_channel = (-1,) + (1,) * (len(shape) - 2) if self.values.ndim == 2 else ()
-        return low.view(per_channel).expand(shape).clone(), high.view(per_channel).expand(shape).clone()
+        return ends(self.values, in_bounds[0][0].shape)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from pqi.graph.errors import GraphError
-from pqi.graph.ops.base import MAX_WEIGHT, Bounds, Op, Shape, check_int, check_tensor, single
+from pqi.graph.ops.base import Bounds, Op, Shape, check_int, single
+from pqi.graph.ops.tables import check_channels, check_table, ends, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +32,13 @@ class Requantize(Op):
         check_int(self.kind, "bits", self.bits, 1, 16)
         check_int(self.kind, "low", self.low, -(1 << 31), (1 << 31) - 1)
         if self.values is not None:
-            ndim = self.values.ndim if isinstance(self.values, Tensor) and self.values.ndim in (1, 2) else 1
-            check_tensor(self.kind, "values", self.values, ndim, MAX_WEIGHT)
-            if self.values.shape[-1] != 1 << self.bits:
-                raise GraphError(f"requantize.values has {self.values.shape[-1]} entries, 2^{self.bits} are needed")
+            check_table(self.kind, self.values, self.bits)
 
     def infer_shape(self, in_shapes: Sequence[Shape]) -> Shape:
         """The input's shape."""
         shape = single(self.kind, in_shapes)
-        if self.values is not None and self.values.ndim == 2 and (not shape or shape[0] != self.values.shape[0]):
-            raise GraphError(f"requantize has tables for {self.values.shape[0]} channels, its input is {shape}")
+        if self.values is not None:
+            check_channels(self.kind, self.values, shape)
         return shape
 
     def evaluate(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -50,16 +46,10 @@ class Requantize(Op):
         index = (inputs[0] >> self.shift).clamp_(0, (1 << self.bits) - 1)
         if self.values is None:
             return index.add_(self.low) if self.low else index
-        if self.values.ndim == 1:
-            return self.values[index]
-        channel = torch.arange(index.shape[1]).view((1, -1) + (1,) * (index.ndim - 2))
-        return self.values[channel, index]
+        return read(self.values, index)
 
     def bounds(self, in_bounds: Sequence[Bounds]) -> Bounds:
         """The ends through the table if it never falls; otherwise the table's own ends."""
         if self.values is None or bool((self.values.diff(dim=-1) >= 0).all()):
             return super().bounds(in_bounds)
-        low, high = self.values.aminmax(dim=-1)
-        per_channel = (-1,) + (1,) * (in_bounds[0][0].ndim - 2) if self.values.ndim == 2 else ()
-        shape = in_bounds[0][0].shape
-        return low.view(per_channel).expand(shape).clone(), high.view(per_channel).expand(shape).clone()
+        return ends(self.values, in_bounds[0][0].shape)

@@ -25,7 +25,7 @@ from pqi.quant.stages import Calibration, Lowered
 from pqi.quant.train import accumulators as bounds
 from pqi.quant.train.fit import fitted
 from pqi.quant.train.loop import Augment, Epoch, Schedule, Task, train
-from pqi.quant.train.module import TrainableGraph
+from pqi.quant.train.module import GraphModule, TrainableGraph
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def finetune(
     lowered = lower(seen, recipe) if max_ring is None else fitted(seen, recipe, max_ring)[1]
     module = TrainableGraph(seen, lowered)
     task = task_for(net, seen, lowered.graph, lowered.output_scale, module, inputs, labels, validation, augment)
+    task.settings = f"finetune, ring {max_ring}"
     if max_ring is not None:
         found, ring = bounds.accumulators(lowered.graph, prove(lowered.graph)), max_ring
         task.penalty = lambda weights: bounds.penalty(found, weights, ring)
@@ -88,7 +89,7 @@ def task_for(
     seen: Calibration,
     graph: IntegerGraph,
     output_scale: float,
-    module: nn.Module,
+    module: GraphModule,
     inputs: Any,
     labels: Any,
     validation: tuple[Any, Any] | None,

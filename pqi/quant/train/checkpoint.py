@@ -22,19 +22,26 @@ _FORMAT = "pqi training 1"
 
 
 def save(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, history: list[Epoch]
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    identity: str,
+    history: list[Epoch],
 ) -> None:
     """Write the state after an epoch; the file is replaced as a whole, so a crash leaves the one before."""
     tensors = {f"module/{name}": value.detach().contiguous() for name, value in module.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
-    facts = {"schedule": asdict(schedule), "history": [asdict(e) for e in history]}
+    facts = {"schedule": asdict(schedule), "identity": identity, "history": [asdict(e) for e in history]}
     fresh = path.with_name(path.name + ".new")
     save_file(tensors, fresh, {"format": _FORMAT, "facts": json.dumps(facts)})
     os.replace(fresh, path)
 
 
-def restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule) -> list[Epoch]:
+def restore(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, identity: str
+) -> list[Epoch]:
     """Load the state if the file exists; returns the epochs done. Refuses the state of another training."""
     from pqi.quant.train.loop import Epoch
 
@@ -51,9 +58,11 @@ def restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, sch
         ) from None
     state = {name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")}
     own = module.state_dict()
-    if facts is None or facts["schedule"] != asdict(schedule) or _shapes(state) != _shapes(own):
+    same = facts is not None and facts["schedule"] == asdict(schedule) and facts.get("identity") == identity
+    if facts is None or not same or _shapes(state) != _shapes(own):
         raise QuantizationError(
-            f"{path}: this checkpoint belongs to another network or another schedule; remove it or name another file"
+            f"{path}: this checkpoint belongs to another network, recipe, data set or another schedule; remove it or "
+            "name another file"
         )
     module.load_state_dict(state)
     moments: dict[int, dict[str, Tensor]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from pqi.graph.errors import QuantizationError
 from pqi.quant.train.checkpoint import restore, save
+from pqi.quant.train.module import GraphModule
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -62,9 +64,12 @@ class Epoch:
 
 @dataclass
 class Task:
-    """What is trained on what. logits: integers of the answer -> logits. penalty: of the weights, or None."""
+    """What is trained on what. logits: integers of the answer -> logits. penalty: of the weights, or None.
 
-    module: nn.Module
+    settings: what else decides the outcome; a checkpoint is continued only by a task of the same settings and graph.
+    """
+
+    module: GraphModule
     encode: Callable[[Tensor], Tensor]
     logits: Callable[[Tensor], Tensor]
     teacher: nn.Module
@@ -73,6 +78,16 @@ class Task:
     validation: tuple[Tensor, Tensor] | None = None
     augment: Augment | None = None
     penalty: Callable[[Any], Tensor] | None = None
+    settings: str = ""
+
+    def identity(self) -> str:
+        """SHA-256 over graph, settings and the size of the data, hex."""
+        digest = hashlib.sha256(f"{self.settings} {len(self.inputs)} {self.labels is not None}".encode())
+        for node in self.module.graph.nodes:
+            digest.update(repr((node.name, node.op.kind, node.inputs, sorted(node.op.params().items()))).encode())
+            for _, tensor in sorted(node.op.tensors().items()):
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def train(
@@ -88,7 +103,8 @@ def train(
     Raises QuantizationError when a checkpoint belongs to another training, or the loss is no longer a number.
     """
     optimizer = torch.optim.Adam(list(_groups(task.module, schedule)))
-    history = restore(checkpoint, task.module, optimizer, schedule) if checkpoint else []
+    identity = task.identity() if checkpoint else ""
+    history = restore(checkpoint, task.module, optimizer, schedule, identity) if checkpoint else []
     per_epoch = math.ceil(len(task.inputs) / schedule.batch)
     for number in range(len(history) + 1, schedule.epochs + 1):
         losses = []
@@ -103,7 +119,7 @@ def train(
         accuracy = _accuracy(task) if task.validation is not None else None
         history.append(Epoch(number, sum(losses) / len(losses), accuracy))
         if checkpoint is not None:
-            save(checkpoint, task.module, optimizer, schedule, history)
+            save(checkpoint, task.module, optimizer, schedule, identity, history)
         if on_epoch is not None:
             on_epoch(history[-1])
     return tuple(history)
@@ -136,7 +152,7 @@ def _batch(
         x = task.augment(x, torch.Generator().manual_seed(schedule.seed * 7_919 + draw))
     with torch.no_grad():
         target = task.teacher(x).float()
-    weights = task.module.integers()  # type: ignore[operator]
+    weights = task.module.integers()
     logits = task.logits(task.module(task.encode(x), weights))
     loss = _loss(logits, target, None if task.labels is None else task.labels[rows], schedule)
     if task.penalty is not None:
@@ -165,7 +181,7 @@ def _accuracy(task: Task) -> float:
     if task.validation is None:
         raise QuantizationError("there are no validation data")
     inputs, labels = task.validation
-    weights = task.module.integers()  # type: ignore[operator]
+    weights = task.module.integers()
     right = 0
     for x, y in zip(torch.split(inputs, 250), torch.split(labels, 250), strict=True):
         right += int((task.module(task.encode(x), weights).argmax(1) == y).sum())

@@ -84,6 +84,7 @@ def wraparound(
     plan = plan_for(seen, wrapping)
     module = WrappingGraph(plan, wrapping.slope)
     task = task_for(net, seen, plan.graph, plan.output_scale, module, inputs, labels, validation, augment)
+    task.settings = repr(wrapping)
     task.penalty = lambda weights: wrapping.overflow_weight * module.overflow
     history = train(task, schedule, None if checkpoint is None else Path(checkpoint), on_epoch, on_batch)
     schemes = dict.fromkeys(plan.graph.by_name, Scheme(wrapping.weight_bits, activation_bits=wrapping.activation_bits))

@@ -75,6 +75,11 @@ def test_a_checkpoint_of_another_training_is_refused_and_left_alone(tmp_path: Pa
     with pytest.raises(QuantizationError, match="another schedule"):
         train(checkpoint=tmp_path / "state", schedule=Schedule(epochs=2, batch=64))
     assert (tmp_path / "state").read_bytes() == before
+    fewer_codes = Recipe(Scheme(2, activation_bits=3))  # other weights of the same shapes
+    for other in ({"recipe": fewer_codes}, {"max_ring": 20}):
+        with pytest.raises(QuantizationError, match="another network, recipe"):
+            train(checkpoint=tmp_path / "state", schedule=Schedule(epochs=1, batch=64), **other)
+    assert (tmp_path / "state").read_bytes() == before
     (tmp_path / "other").write_bytes(b"not a checkpoint")
     with pytest.raises(QuantizationError, match="no checkpoint"):
         train(checkpoint=tmp_path / "other")
