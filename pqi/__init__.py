@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         UnsupportedOperator,
     )
     from pqi.graph.model import IntegerModel
+    from pqi.graph.polynomial import PolynomialModel
     from pqi.graph.store import load
     from pqi.net.errors import NetError
     from pqi.program import Program, compile  # noqa: A004 (the field's word)
     from pqi.program.errors import ProgramError
     from pqi.quant.api import quantize
+    from pqi.quant.polynomial.api import to_polynomial
     from pqi.quant.quantizer import Quantizer
     from pqi.quant.scheme import Recipe, Scheme
     from pqi.quant.train.api import finetune
@@ -56,6 +58,7 @@ _WHERE = {
     "IntegerModel": "pqi.graph.model",
     "ModelFileError": "pqi.graph.errors",
     "NetError": "pqi.net.errors",
+    "PolynomialModel": "pqi.graph.polynomial",
     "PqiGraphError": "pqi.graph.errors",
     "Program": "pqi.program",
     "ProgramError": "pqi.program.errors",
@@ -79,6 +82,7 @@ _WHERE = {
     "make_keys": "pqi.session.owner",
     "quantize": "pqi.quant.api",
     "split": "pqi.session.owner",
+    "to_polynomial": "pqi.quant.polynomial.api",
     "tune": "pqi.tuning.api",
     "wraparound": "pqi.quant.train.wrapping",
 }
@@ -93,6 +97,7 @@ __all__ = [
     "IntegerModel",
     "ModelFileError",
     "NetError",
+    "PolynomialModel",
     "PqiGraphError",
     "Program",
     "ProgramError",
@@ -117,6 +122,7 @@ __all__ = [
     "make_keys",
     "quantize",
     "split",
+    "to_polynomial",
     "tune",
     "wraparound",
 ]

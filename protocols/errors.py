@@ -6,6 +6,7 @@
     ├── Misuse             I called this wrongly: a bug on this side, nothing was sent
     ├── BadParameters      the numbers asked for cannot work; raised before anything runs
     ├── PeerMisbehaved     what another party sent breaks the protocol; its words are not trusted further
+    ├── NoiseExhausted     a ciphertext has decayed; no answer rather than a wrong one
     └── MaterialExhausted  the one-time material is used up; ask the dealer for more
 """
 
@@ -24,6 +25,10 @@ class BadParameters(ProtocolError):
 
 class PeerMisbehaved(ProtocolError):
     """Another party sent something that the protocol does not allow (length, kind or order of a message)."""
+
+
+class NoiseExhausted(ProtocolError):
+    """A ciphertext has no noise budget left: what it decrypts to means nothing, and no answer is given."""
 
 
 class MaterialExhausted(ProtocolError):

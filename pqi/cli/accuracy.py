@@ -14,21 +14,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pqi.graph.model import IntegerModel
+    from pqi.graph.polynomial import PolynomialModel
 
 _BATCH = 256
 
 
 def accuracies(
-    network: nn.Module | ExportedProgram, model: IntegerModel, x: NDArray[Any], labels: NDArray[Any]
+    network: nn.Module | ExportedProgram,
+    model: IntegerModel | PolynomialModel,
+    x: NDArray[Any],
+    labels: NDArray[Any],
 ) -> tuple[float, float]:
     """Share of inputs whose top class is the label: of the float network, of the integer model.
+
+    A single output stands for class 1 where it is positive, for class 0 otherwise.
 
     x: (N, ...). labels: integers (N,). Raises CliError where answers are not one vector of classes for each input.
     """
     answer = model.graph.shapes[model.graph.output]
     if len(answer) != 1:
         raise CliError(f"labels y were given, but the network's answers have shape {answer}: one vector is needed.")
-    expected = model.predict(x, "silent").argmax(1)
+    expected = _classes(torch.from_numpy(model.predict(x, "silent"))).numpy()
     return float((_top_classes(network, x) == labels).mean()), float((expected == labels).mean())
 
 
@@ -43,8 +49,12 @@ def _top_classes(network: nn.Module | ExportedProgram, x: NDArray[Any]) -> NDArr
         for batch in torch.split(data, size):
             # A program exported for one batch size gets its last batch filled up.
             full = batch if len(batch) == size or size == _BATCH else batch[torch.arange(size) % len(batch)]
-            found.append(runnable(full)[: len(batch)].argmax(1))
-    return torch.cat(found).numpy()
+            found.append(runnable(full)[: len(batch)])
+    return _classes(torch.cat(found)).numpy()
+
+
+def _classes(answers: torch.Tensor) -> torch.Tensor:
+    return answers.argmax(1) if answers.shape[1] > 1 else (answers[:, 0] > 0).long()
 
 
 def _runnable(network: nn.Module | ExportedProgram) -> tuple[nn.Module, int]:

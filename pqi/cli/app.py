@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pqi.cli.bench import bench
 from pqi.cli.demo import demo
 from pqi.cli.guard import guarded
 from pqi.cli.inspect import inspect
 from pqi.cli.keys import keys
 from pqi.cli.options import example
+from pqi.cli.polynomial import polynomial
 from pqi.cli.predict import predict
 from pqi.cli.quantize import quantize
 from pqi.cli.serve import deal, serve
@@ -34,6 +36,11 @@ _EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
         "pqi quantize net.pt2 --calibration digits.npz -o digits.pqi",
         "pqi quantize mynets.digits:trained --calibration digits.npz -o digits.pqi --activation-bits 5",
     ),
+    polynomial: (
+        "pqi polynomial net.pt2 --calibration digits.npz -o digits.pqi",
+        "pqi polynomial mynets.digits:trained --calibration digits.npz --validation held_out.npz -o digits.pqi "
+        "--weight-bits 4 --answer-bits 28",
+    ),
     tune: (
         "pqi tune net.pt2 --calibration digits.npz --validation held_out.npz -o digits.pqi",
         "pqi tune net.pt2 --calibration digits.npz --validation held_out.npz -o digits.pqi --accuracy-drop 0.3 "
@@ -45,6 +52,10 @@ _EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     serve: ("pqi serve bundles/server_a",),
     deal: ("pqi deal bundles/dealer",),
     predict: ("pqi predict --config bundles/client/client.toml --input images.npy -o answer.npy",),
+    bench: (
+        "pqi bench breast-cancer",
+        "pqi bench digits-mlp --protocol additive2 --protocol bfv --batch 1 --batch 64 --html bench.html",
+    ),
 }
 
 for _command, _lines in _EXAMPLES.items():

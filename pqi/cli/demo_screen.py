@@ -155,14 +155,17 @@ def _exchanges(outcome: Outcome) -> str:
     return f"{counted(outcome.ledger.exchanges, 'exchange')}, {per} in each query. {equal}."
 
 
-def tell_what_was_kept(console: Console, folder: Path) -> None:
+def tell_what_was_kept(console: Console, folder: Path, protocol: str) -> None:
     """What can be tried next."""
     where = plain(str(folder))
-    console.print(f"\nKept in {where}: digits.pqi, calibration.npz, images.npy, labels.npy, bundles/. Try:")
-    lines = [f"pqi inspect {where}/digits.pqi"]
+    files = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
+    model = next(name for name in files if name.endswith(".pqi"))
+    asked = "images.npy" if "images.npy" in files else "inputs.npy"
+    console.print(f"\nKept in {where}: {', '.join(files)}, bundles/. Try:")
+    lines = [f"pqi inspect {where}/{model} --protocol {protocol}"]
     # Each of these runs until it is stopped: a terminal of its own.
     lines += [f"pqi serve {where}/bundles/{role.name} &" for role in sorted((folder / "bundles").glob("server_*"))]
     lines += [f"pqi deal {where}/bundles/dealer &"] if (folder / "bundles" / "dealer").is_dir() else []
-    lines += [f"pqi predict --config {where}/bundles/client/client.toml --input {where}/images.npy"]
+    lines += [f"pqi predict --config {where}/bundles/client/client.toml --input {where}/{asked}"]
     for line in lines:
         console.print(f"  [name]{line}[/name]", soft_wrap=True)

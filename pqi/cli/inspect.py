@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from pqi.cli.guard import CliError
 from pqi.cli.options import (
     DebugOption,
     JsonOption,
     ModelArgument,
     Network,
     NetworkOption,
+    OptionOption,
     ProtocolOption,
     Rounding,
     RoundingOption,
+    chosen,
 )
 from pqi.cli.screen import out, plain, security_statement, shape, size, table, write_json
+from protocols import KEYED
 
 if TYPE_CHECKING:
     from pqi.graph.report import Report
@@ -36,18 +40,29 @@ def inspect(
     protocol: ProtocolOption = "additive2",
     network: NetworkOption = Network.LAN,
     rounding: RoundingOption = Rounding.EXACT,
+    option: OptionOption = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Show layers, rings, proofs, what an answer costs before anything runs, and who learns what.
 
     Costs are for one input: exchanges one after the other, bytes that each server sends to the other, bytes dealt
-    beforehand to server B.
+    beforehand to server B. Under paillier, bfv and ckks: parameters and their security, depth, what is left of the
+    noise budget after each stage, bytes of keys and ciphertexts.
     """
     from pqi.graph.store import load
     from pqi.program import compile as compiled
+    from pqi.session.owner import shareable
 
     loaded = load(model)
+    if protocol in KEYED:
+        from pqi.cli import inspect_keyed
+
+        inspect_keyed.show(model, loaded, protocol, chosen(option), json_file)
+        return
+    if option:
+        raise CliError(f"protocol {protocol} takes no --option; settings there are those of {', '.join(KEYED)}.")
+    loaded = shareable(loaded, protocol)
     program = compiled(loaded, protocol, network.value, rounding.value)
     facts = gather(model, loaded.report(), program, network.value, rounding.value)
     facts["input_shape"], facts["input_scales"] = list(loaded.input_shape), loaded.dynamic and loaded.dynamic.levels

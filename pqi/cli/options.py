@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from protocols import CATALOGUE
+from protocols import CATALOGUE, KEYED
 
 
 class Network(str, Enum):
@@ -70,10 +70,34 @@ class Ends(str, Enum):
     EIGHT_BITS = "eight_bits"
 
 
+_PROTOCOLS = (*sorted(CATALOGUE), *KEYED)
+
+
 def _known_protocol(name: str) -> str:
-    if name not in CATALOGUE:
-        raise typer.BadParameter(f"there is no protocol {name!r}; choose from {', '.join(sorted(CATALOGUE))}")
+    if name not in _PROTOCOLS:
+        raise typer.BadParameter(f"there is no protocol {name!r}; choose from {', '.join(_PROTOCOLS)}")
     return name
+
+
+def _share_protocol(name: str) -> str:
+    if name in KEYED:
+        raise typer.BadParameter(
+            f"{name} computes under a client's key, with no rings and no dealt material to make cheaper; choose from "
+            f"{', '.join(sorted(CATALOGUE))}"
+        )
+    return _known_protocol(name)
+
+
+def chosen(settings: list[str] | None) -> dict[str, int | bool | str]:
+    """{name: value} of settings NAME=VALUE; whole numbers, true and false are read as such."""
+    found: dict[str, int | bool | str] = {}
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        if not (name and equals and text) or name in found:
+            raise typer.BadParameter(f"--option {setting!r}: NAME=VALUE is needed, each name once")
+        truth = {"true": True, "false": False}.get(text.lower(), text)
+        found[name] = int(text) if text.isdigit() else truth
+    return found
 
 
 def _writable(path: Path | None) -> Path | None:
@@ -87,9 +111,28 @@ ProtocolOption = Annotated[
     str,
     typer.Option(
         "--protocol",
-        metavar=f"[{'|'.join(sorted(CATALOGUE))}]",
+        metavar=f"[{'|'.join(_PROTOCOLS)}]",
         callback=_known_protocol,
+        help="How the model is computed. additive2: two servers and a dealer. paillier, bfv, ckks: one server, under a "
+        "key that the client keeps. clear: plaintext, for comparison only.",
+    ),
+]
+ShareProtocolOption = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar=f"[{'|'.join(sorted(CATALOGUE))}]",
+        callback=_share_protocol,
         help="How the model is computed; clear is plaintext, for comparison only.",
+    ),
+]
+OptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="A setting of paillier, bfv or ckks, such as packing=batch. Repeatable.",
+        show_default=False,
     ),
 ]
 NetworkOption = Annotated[

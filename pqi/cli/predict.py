@@ -14,6 +14,7 @@ from pqi.cli.screen import counted, duration, err, out, plain, shape, size, tabl
 
 if TYPE_CHECKING:
     from pqi.session.client import Answer
+    from pqi.session.ledger import OwnLedger
 
 _ROWS, _VALUES = 10, 6
 
@@ -29,7 +30,10 @@ def predict(
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Ask privately: the input leaves this machine only as shares, none of which says anything about it."""
+    """Ask privately: the input leaves this machine only as shares, none of which says anything about it, or encrypted.
+
+    Under paillier, bfv and ckks the keys are made anew for this command and never leave it.
+    """
     import numpy as np
 
     from pqi.cli.guard import CliError
@@ -52,7 +56,8 @@ def predict(
         with output.open("wb") as file:
             np.save(file, answer.values, allow_pickle=False)
     _show(answer, output, exact)
-    facts = {"values": answer.values.tolist(), "integers": answer.integers.tolist(), "exact": exact}
+    integers = None if answer.integers is None else answer.integers.tolist()
+    facts = {"values": answer.values.tolist(), "integers": integers, "exact": exact, "error_bound": answer.error_bound}
     write_json(json_file, {**facts, "output": str(output) if output else None, "ledger": answer.ledger.to_json()})
 
 
@@ -65,13 +70,34 @@ def _show(answer: Answer, output: Path | None, exact: bool) -> None:
     sent = sum(party.client_received for party in ledger.parties.values())
     received = sum(party.client_sent for party in ledger.parties.values())
     costs.add_row("this client", f"sent {size(sent)}, received {size(received)}")
-    between = sum(ledger.online_bytes.values())
-    costs.add_row("the servers", f"{size(between)} between them in {counted(ledger.exchanges, 'exchange')}")
-    costs.add_row("beforehand", f"{size(sum(ledger.offline_bytes.values()))} dealt")
-    costs.add_row("answers", "exact: equal to the integer model" if exact else "stochastic rounding: close, not exact")
+    if ledger.own is None:
+        between = sum(ledger.online_bytes.values())
+        costs.add_row("the servers", f"{size(between)} between them in {counted(ledger.exchanges, 'exchange')}")
+        costs.add_row("beforehand", f"{size(sum(ledger.offline_bytes.values()))} dealt")
+    else:
+        _under_a_key(costs, ledger.own)
+    costs.add_row("answers", _exactness(answer, exact))
     console.print(costs)
     if output is not None:
         console.print(f"Wrote {plain(str(output))}: float64 ({shape(answer.values.shape)}).")
+
+
+def _under_a_key(costs: Table, own: OwnLedger) -> None:
+    """What the client did with its keys, and what was left of the noise budget."""
+    costs.add_row("keys", f"{size(own.key_bytes)} of evaluation keys sent, made in {duration(own.key_seconds)}")
+    costs.add_row(
+        "ciphertexts", f"{duration(own.encrypt_seconds)} to encrypt, {duration(own.decrypt_seconds)} to decrypt"
+    )
+    if own.noise_left is not None:
+        costs.add_row("noise", f"{own.noise_left:.0f} bits of its budget left in the worst answer")
+
+
+def _exactness(answer: Answer, exact: bool) -> str:
+    if exact:
+        return "exact: equal to the integer model"
+    if answer.ledger.own is None:
+        return "stochastic rounding: close, not exact"
+    return f"approximate: no value is further than {answer.error_bound:.3g} from the integer model's"
 
 
 def _answers(answer: Answer) -> Table:

@@ -43,27 +43,45 @@ def serve(
     journal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record of used items.", show_default="in the bundle")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Inputs in one query.")] = 64,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Inputs in one query.", show_default="64; under a client's key what a query can hold"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Under a client's key: processes that compute.", show_default="one per core"),
+    ] = None,
+    clients: Annotated[
+        int, typer.Option(min=1, help="Under a client's key: clients whose evaluation keys are kept at one time.")
+    ] = 8,
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,
     log_level: LogOption = LogLevel.INFO,
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Run a compute server until it is stopped. --json FILE appears once it listens."""
+    """Run a compute server until it is stopped. --json FILE appears once it listens.
+
+    The bundle says whether it computes on shares, with another server, or alone under clients' keys.
+    """
     from pqi.session import main as roles
+    from pqi.session.keyed.server import KeyedOptions
     from pqi.session.server import ServerOptions
     from pqi.session.serving import Patience
 
     _log(log_level)
-    options = ServerOptions(max_batch=max_batch, patience=Patience(step=timeout))
+    patience = Patience(step=timeout)
+    options = ServerOptions(max_batch=max_batch or ServerOptions.max_batch, patience=patience)
+    keyed = KeyedOptions(workers=workers, max_batch=max_batch, clients=clients, patience=patience)
 
     def ready(state: dict[str, Any]) -> None:
         write_json(json_file, state)
         out().print(f"[name]{state['role']}[/name] listens at {state['host']}:{state['port']}. Ctrl-C stops it.")
 
     with _stopped_by_signals() as stop:
-        roles.serve(bundle, stop, listen=listen, journal=journal, options=options, threads=threads, ready=ready)
+        roles.serve(
+            bundle, stop, listen=listen, journal=journal, options=options, keyed=keyed, threads=threads, ready=ready
+        )
     err().print("Stopped. What material was left in memory is gone and will never be used.", style="soft")
 
 
@@ -77,7 +95,7 @@ def deal(
 ) -> None:
     """Run the dealer until it is stopped: it dials both servers and hands out material. Opens no port.
 
-    --json FILE appears once both servers know its keys.
+    Only protocols on shares have one. --json FILE appears once both servers know its keys.
     """
     from pqi.session import main as roles
     from pqi.session.serving import Patience

@@ -13,11 +13,14 @@ from pqi.cli.options import (
     ModelArgument,
     Network,
     NetworkOption,
+    OptionOption,
     ProtocolOption,
     Rounding,
     RoundingOption,
+    chosen,
 )
 from pqi.cli.screen import out, plain, table, write_json
+from protocols import KEYED
 
 _HOLDS = {
     "server_a": "its shares of the weights",
@@ -25,6 +28,8 @@ _HOLDS = {
     "dealer": "masks and activation tables; no weight",
     "client": "how to quantize an input and read an answer",
 }
+_SERVER_ALONE = {"clear": "the whole model: clear hides nothing", **dict.fromkeys(KEYED, "the weights; no key")}
+_CLIENT_WITH_KEY = "circuit and parameters, no weight; it makes its keys itself"
 
 
 def split(
@@ -37,12 +42,14 @@ def split(
     protocol: ProtocolOption = "additive2",
     network: NetworkOption = Network.LAN,
     rounding: RoundingOption = Rounding.EXACT,
+    option: OptionOption = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Cut a model into one bundle per role, each holding only what that role may know.
 
-    Shares are drawn anew at every split: bundles of two splits do not work together. Next come the keys.
+    Shares are drawn anew at every split: bundles of two splits do not work together. Under paillier, bfv and ckks
+    there is one server, with the weights; --server-b means nothing then. Next come the keys.
     """
     from pqi.graph.store import load
     from pqi.session.bundle import load_client
@@ -50,13 +57,20 @@ def split(
 
     addresses = {"server_a": server_a, "server_b": server_b}
     made = cut(
-        load(model), directory, protocol=protocol, addresses=addresses, network=network.value, rounding=rounding.value
+        load(model),
+        directory,
+        protocol=protocol,
+        addresses=addresses,
+        network=network.value,
+        rounding=rounding.value,
+        options=chosen(option),
     )
     bundle = load_client(made / "client")
     where = {role: f"{host}:{port}" for role, (host, port) in bundle.addresses.items()}
     rows = table(f"Bundles in {plain(str(made))}", ["role", "folder", "listens at", "holds"])
     roles = [role for role in _HOLDS if (made / role).is_dir()]
-    holds = dict(_HOLDS) if protocol != "clear" else {**_HOLDS, "server_a": "the whole model: clear hides nothing"}
+    holds = {**_HOLDS, "server_a": _SERVER_ALONE.get(protocol, _HOLDS["server_a"])}
+    holds["client"] = _CLIENT_WITH_KEY if protocol in KEYED else _HOLDS["client"]
     for role in roles:
         rows.add_row(role, plain(str(made / role)), where.get(role, ""), holds[role])
     out().print(rows)

@@ -15,9 +15,9 @@ from pqi.cli.options import (
     DebugOption,
     JsonOption,
     Network,
-    ProtocolOption,
     Rings,
     Rounding,
+    ShareProtocolOption,
 )
 from pqi.cli.quantize import CalibrationOption, NetworkArgument, OutputOption
 from pqi.cli.screen import counted, duration, err, out, percent, plain, size, write_json
@@ -86,7 +86,7 @@ def tune(
     held_back: HeldBackOption = 0.5,
     objective: ObjectiveOption = "offline_bytes",
     network: ProfileOption = Network.LAN,
-    protocol: ProtocolOption = "additive2",
+    protocol: ShareProtocolOption = "additive2",
     rings: RingsOption = Rings.PROVEN,
     rounding: RoundingOption = Rounding.EXACT,
     weights: WeightsOption = None,

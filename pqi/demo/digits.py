@@ -65,16 +65,21 @@ class DigitsNet(nn.Module):
         return logits
 
 
-def train(digits: Digits, progress: Progress | None = None) -> DigitsNet:
+def train(digits: Digits, progress: Progress | None = None) -> nn.Module:
+    """A trained :class:`DigitsNet`; see :func:`train_network`."""
+    return train_network(DigitsNet, digits, progress)
+
+
+def train_network(build: Callable[[], nn.Module], digits: Digits, progress: Progress | None = None) -> nn.Module:
     """A trained network in evaluation mode. Seeded; the caller's random state and threads are left as they were."""
     # Batches are so small that more threads would only wait for each other.
     with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return _train(digits, progress)
+        return _train(build(), digits, progress)
 
 
-def _train(digits: Digits, progress: Progress | None) -> DigitsNet:
-    net, x, y = DigitsNet(), torch.from_numpy(digits.train_x), torch.from_numpy(digits.train_y)
+def _train(net: nn.Module, digits: Digits, progress: Progress | None) -> nn.Module:
+    x, y = torch.from_numpy(digits.train_x), torch.from_numpy(digits.train_y)
     steps = EPOCHS * -(-len(x) // BATCH)
     optimizer = torch.optim.Adam(net.parameters(), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 RUNS = 3
-_PACKAGES = ("torch", "numpy", "cryptography", "safetensors", "scikit-learn")
+_PACKAGES = ("torch", "numpy", "cryptography", "safetensors", "scikit-learn", "tenseal", "phe", "gmpy2")
 
 
 @contextmanager

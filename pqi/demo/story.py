@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 import pqi.program
-from pqi.demo.digits import Digits, DigitsNet, load_digits, train
+from pqi.demo.digits import Digits, load_digits, train
 from pqi.demo.errors import DemoError
 from pqi.demo.measure import fastest, machine, versions
 from pqi.demo.outcome import Outcome, Plain
@@ -58,7 +59,7 @@ def tell(plan: Plan, teller: Teller) -> Outcome:
     """
     teller.stage("Load")
     digits = load_digits()
-    _check(plan, len(digits.test_x))
+    check(plan, len(digits.test_x))
     teller.done(f"{len(digits.train_x)} images to train with, {len(digits.test_x)} to test with", "")
     x, y = digits.test_x[: plan.samples], digits.test_y[: plan.samples]
 
@@ -108,7 +109,7 @@ def _ask(
         teller.stage("Ask")
         teller.progress(0, len(x))
         answer = service.predict(x, progress=teller.progress, on_saturation="silent")
-        equal = int((answer.integers == reference).all(dim=1).sum())
+        equal = int((np.asarray(answer.integers) == reference.numpy()).all(1).sum())
         teller.done(f"{len(x)} images, in batches of {min(BATCH, len(x))}", f"{equal} of {len(x)} exact")
         return answer, equal, _memory(service, answer)
 
@@ -119,9 +120,10 @@ def declared(program: Program, samples: int, batch: int) -> Cost:
     return sum((program.cost(n) for n in sizes), Cost())
 
 
-def _check(plan: Plan, images: int) -> None:
+def check(plan: Plan, images: int) -> None:
+    """Refuse a plan that cannot be carried out. Raises DemoError."""
     if plan.samples is not None and not 1 <= plan.samples <= images:
-        raise DemoError(f"samples is {plan.samples}: the test split holds {images} images, ask for 1 to {images}")
+        raise DemoError(f"samples is {plan.samples}: the test split holds {images}, ask for 1 to {images}")
     if plan.keep is not None and plan.keep.exists() and (not plan.keep.is_dir() or any(plan.keep.iterdir())):
         raise DemoError(f"{plan.keep} is no new or empty folder, and nothing is ever replaced. Name another")
 
@@ -138,12 +140,12 @@ def _keep(folder: Path | None, model: IntegerModel, digits: Digits) -> Path | No
     return folder / "bundles"
 
 
-def _float_accuracy(net: DigitsNet, x: Any, y: Any) -> float:
+def _float_accuracy(net: nn.Module, x: Any, y: Any) -> float:
     with torch.no_grad():
         return float((net(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
 
 
-def _measure_plain(net: DigitsNet, model: IntegerModel, x: Any, y: Any, float_accuracy: float) -> Plain:
+def _measure_plain(net: nn.Module, model: IntegerModel, x: Any, y: Any, float_accuracy: float) -> Plain:
     """The same images in the same batches, in this process: the float network, and the integer model."""
     batches, arrays = torch.split(torch.from_numpy(x), BATCH), [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
 
@@ -169,4 +171,4 @@ def _memory(service: LocalService, answer: Answer) -> dict[str, float]:
     return {**found, CLIENT: peak_rss_bytes() / 1e6}
 
 
-__all__ = ["BATCH", "Plan", "Teller", "declared", "tell"]
+__all__ = ["BATCH", "Plan", "Teller", "check", "declared", "tell"]

@@ -152,7 +152,10 @@ def mul(call: Call) -> Value:
         refuse("only division of a value by a constant, without rounding, is supported")
     x, constant = ("self", "other") if isinstance(call["self"], Value) else ("other", "self")
     if isinstance(call[constant], Value):
-        refuse("it multiplies two values that both depend on the input: only products with constants are supported")
+        refuse(
+            "it multiplies two values that both depend on the input: only products with constants are supported "
+            "(and x * x by pqi.to_polynomial, for protocols bfv and ckks)"
+        )
     factor = call.constant(constant)
     if factor is None or (divide and bool((factor == 0).any())):
         refuse("it divides by zero")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,19 +15,23 @@ from torch.export import Dim, ExportedProgram, export
 from pqi.graph import aten_linear, aten_shape
 from pqi.graph.errors import GraphError, PqiGraphError, Unsupported, UnsupportedOperator
 from pqi.graph.floating import Entry, FloatGraph
-from pqi.graph.importing import HANDLERS, Call, Comparison, Importer, Refusal, Value, long_place, operator_name
+from pqi.graph.importing import HANDLERS, Call, Comparison, Handler, Importer, Refusal, Value, long_place, operator_name
 
 __all__ = ["aten_linear", "aten_shape", "capture"]
 
 _SMOOTH = (
-    "smooth activations have no exact integer form here yet: use relu, relu6, hardtanh, clamp or sign, and fine-tune; "
-    "at the very end of a network leave it out and apply it to the decoded answer"
+    "smooth activations have no exact integer form here yet: use relu, relu6, hardtanh, clamp or sign, and fine-tune "
+    "(pqi.to_polynomial replaces them by squares, for protocols bfv and ckks); at the very end of a network leave it "
+    "out and apply it to the decoded answer"
 )
 _ADVICE = {
     **dict.fromkeys(
         ("gelu", "silu", "sigmoid", "tanh", "elu", "mish", "softplus", "hardswish", "hardsigmoid"), _SMOOTH
     ),
     **dict.fromkeys(("leaky_relu", "prelu", "selu", "celu", "rrelu"), "use relu, relu6 or clamp, and fine-tune"),
+    **dict.fromkeys(
+        ("pow", "square"), "powers of values are for pqi.to_polynomial (protocols bfv and ckks), squares only"
+    ),
     **dict.fromkeys(
         ("softmax", "log_softmax", "_softmax", "_log_softmax", "argmax"),
         "leave it out and apply it to the decoded answer: the client does that on its own",
@@ -49,11 +54,14 @@ _DEFAULT_ADVICE = (
 )
 
 
-def capture(net: nn.Module | ExportedProgram, example: Tensor) -> FloatGraph:
+def capture(
+    net: nn.Module | ExportedProgram, example: Tensor, handlers: Mapping[str, Handler] = MappingProxyType({})
+) -> FloatGraph:
     """The float graph of ``net`` in evaluation mode.
 
     net: a module, or a program that was already exported. example: a batch (N >= 1) of the kind the network takes;
-    only its shape and dtype matter. The batch axis is free. The module is not changed.
+    only its shape and dtype matter. handlers: of operators that the caller has a form for, beyond or instead of the
+    usual ones. The batch axis is free. The module is not changed.
     Raises UnsupportedOperator with every operator that has no integer form, its place and what to do.
     """
     program = net if isinstance(net, ExportedProgram) else _export(net, example)
@@ -65,7 +73,7 @@ def capture(net: nn.Module | ExportedProgram, example: Tensor) -> FloatGraph:
             f"the network has {len(users)} inputs and {len(program.graph_signature.user_outputs)} outputs: one each is "
             "supported. Wrap it in a module that takes one tensor and returns one."
         )
-    return _import(program.graph_module.graph, constants, str(users[0]))
+    return _import(program.graph_module.graph, constants, str(users[0]), {**HANDLERS, **handlers})
 
 
 def _export(net: nn.Module, example: Tensor) -> ExportedProgram:
@@ -120,7 +128,9 @@ def _constants(program: ExportedProgram) -> dict[str, Tensor]:
     return found
 
 
-def _import(graph: fx.Graph, constants: Mapping[str, Tensor], user_input: str) -> FloatGraph:
+def _import(
+    graph: fx.Graph, constants: Mapping[str, Tensor], user_input: str, handlers: Mapping[str, Handler]
+) -> FloatGraph:
     entry = next(n for n in graph.nodes if n.op == "placeholder" and n.name == user_input)
     seen = entry.meta["val"]
     importer = Importer(batch=str(seen.shape[0]))
@@ -134,7 +144,7 @@ def _import(graph: fx.Graph, constants: Mapping[str, Tensor], user_input: str) -
         if node.op == "placeholder":
             importer.meaning.setdefault(node, constants.get(node.name))
         elif node.op == "call_function":
-            importer.meaning[node] = _translate(importer, node)
+            importer.meaning[node] = _translate(importer, node, handlers)
         elif node.op == "output":
             result = importer.meaning[node.args[0][-1]]
     if importer.refused:
@@ -148,7 +158,7 @@ def _import(graph: fx.Graph, constants: Mapping[str, Tensor], user_input: str) -
     return floats
 
 
-def _translate(importer: Importer, node: fx.Node) -> Any:
+def _translate(importer: Importer, node: fx.Node, handlers: Mapping[str, Handler]) -> Any:
     """What one fx node stands for; a refusal is noted, and import goes on to find the others."""
     if not _is_tensor_valued(node):
         return None
@@ -161,9 +171,9 @@ def _translate(importer: Importer, node: fx.Node) -> Any:
             return _fold(node, args, kwargs)
         if node.target is operator.getitem:
             return _item(node, args[0], args[1])
-        if name not in HANDLERS:
+        if name not in handlers:
             raise Refusal(_ADVICE.get(name, _DEFAULT_ADVICE))
-        return HANDLERS[name](Call(importer, node, _bind(node, args, kwargs)))
+        return handlers[name](Call(importer, node, _bind(node, args, kwargs)))
     except (Refusal, PqiGraphError) as refusal:
         shown = str(node.target).replace("<built-in function ", "").rstrip(">")
         importer.refused.append(Unsupported(shown, long_place(node), str(refusal)))

@@ -190,6 +190,38 @@ class Sign(Activation):
 
 
 @dataclass(frozen=True, eq=False)
+class Square(Op):
+    """x^2: the one product that is computed under encryption. Captured only where a caller has a form for it."""
+
+    kind: ClassVar[str] = "square"
+
+    def infer_shape(self, in_shapes: Sequence[Shape]) -> Shape:
+        """The input's shape."""
+        return single(self.kind, in_shapes)
+
+    def evaluate(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The squares."""
+        return inputs[0] * inputs[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth(Op):
+    """An elementwise function that is to be replaced by a polynomial: ``function`` is its name, with its settings."""
+
+    kind: ClassVar[str] = "smooth"
+    function: str
+    apply: Callable[[Tensor], Tensor]
+
+    def infer_shape(self, in_shapes: Sequence[Shape]) -> Shape:
+        """The input's shape."""
+        return single(self.kind, in_shapes)
+
+    def evaluate(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The function of every value."""
+        return self.apply(inputs[0])
+
+
+@dataclass(frozen=True, eq=False)
 class AvgPool2d(Op):
     """The sum over each window (padding counted as 0) divided by ``divisor``."""
 
@@ -281,5 +313,7 @@ __all__ = [
     "Linear",
     "MaxPool2d",
     "Sign",
+    "Smooth",
+    "Square",
     "Threshold",
 ]

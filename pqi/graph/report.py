@@ -18,6 +18,7 @@ from pqi.graph.ranges import prove
 
 if TYPE_CHECKING:
     from pqi.graph.model import IntegerModel
+    from pqi.graph.polynomial import PolynomialModel
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,8 @@ class Report:
             f"{name}: {p.exchanges} exchanges, {p.online_bytes:,} B each way online, {p.dealt_bytes:,} B dealt an input"
             for name, p in self.prices.items()
         ]
-        if (a := self.accuracy) is not None:
-            shares = {"integer": a.integer, "float": a.floating, "same top class": a.agreement}
-            found = ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share is not None)
-            change = (
-                f", change {100 * (a.integer - a.floating):+.2f} points"
-                if a.integer is not None and a.floating is not None
-                else ""
-            )
-            lines.append(f"accuracy on {a.samples:,} inputs: {found}{change}")
+        if self.accuracy is not None:
+            lines.append(accuracy_line(self.accuracy))
         return "\n".join(lines)
 
     def _of_lookups(self) -> str:
@@ -176,6 +170,18 @@ def _share(x: float) -> str:
     return "0" if not x else f"{x:.0e}" if x < 0.01 else f"{x:.0%}"
 
 
+def accuracy_line(a: Accuracy | None) -> str:
+    """A line on the accuracy; empty if none was measured."""
+    if a is None:
+        return ""
+    shares = {"integer": a.integer, "float": a.floating, "same top class": a.agreement}
+    found = ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share is not None)
+    change = ""
+    if a.integer is not None and a.floating is not None:
+        change = f", change {100 * (a.integer - a.floating):+.2f} points"
+    return f"accuracy on {a.samples:,} inputs: {found}{change}"
+
+
 def multiply_accumulates(graph: IntegerGraph, node: Node) -> int:
     """Products per input of a linear node."""
     size = math.prod(graph.shapes[node.name])
@@ -188,7 +194,9 @@ def multiply_accumulates(graph: IntegerGraph, node: Node) -> int:
     return size if isinstance(node.op, Scale) else 0
 
 
-def compare_answers(model: IntegerModel, data: Any, labels: Any, float_answers: Any) -> Accuracy | None:
+def compare_answers(
+    model: IntegerModel | PolynomialModel, data: Any, labels: Any, float_answers: Any
+) -> Accuracy | None:
     """Accuracy of the integer model beside the float network's on one batch; None with nothing to compare."""
     if labels is None and float_answers is None:
         return None

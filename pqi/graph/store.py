@@ -1,10 +1,11 @@
 """The model file: safetensors with the graph as JSON in its metadata. Reading one executes nothing.
 
-The file's metadata has one entry, ``pqi``, of three lines: format name and version; SHA-256 over the third line and
-over every tensor's name, dtype, shape and bytes, so that an alteration anywhere is noticed; and the model as canonical
-JSON (nodes, output, rings, quantizer, scale, policy, and for dynamic models how inputs are scaled). One entry only,
-because safetensors does not keep the order of several: so equal models are equal files. Everything read is checked by
-the constructors that also check what the library builds itself, and the ranges are proven anew.
+The file's metadata has one entry, ``pqi``, of three lines: format name (of a model with rings, or of one with
+polynomials) and version; SHA-256 over the third line and over every tensor's name, dtype, shape and bytes, so that an
+alteration anywhere is noticed; and the model as canonical JSON (nodes, output, quantizer, scale; rings and policy, and
+for dynamic models how inputs are scaled). One entry only, because safetensors does not keep the order of several: so
+equal models are equal files. Everything read is checked by the constructors that also check what the library builds
+itself, and the ranges are proven anew.
 """
 
 from __future__ import annotations
@@ -32,16 +33,20 @@ from pqi.quant.quantizer import Quantizer
 
 if TYPE_CHECKING:
     from pqi.graph.model import IntegerModel
+    from pqi.graph.polynomial import PolynomialModel
 
 FORMAT = "pqi-integer-model"
+POLYNOMIAL = "pqi-polynomial-model"
 VERSION = 1
 MAX_FILE = 1 << 32
 _MAX_HEADER = 1 << 26
 _SMALLEST = {torch.int8: 7, torch.int16: 15, torch.int32: 31, torch.int64: 63}
 
 
-def to_bytes(model: IntegerModel) -> bytes:
+def to_bytes(model: IntegerModel | PolynomialModel) -> bytes:
     """The whole file as bytes."""
+    from pqi.graph.model import IntegerModel
+
     tensors: dict[str, Tensor] = {}
     nodes = []
     for index, node in enumerate(model.graph.nodes):
@@ -58,23 +63,26 @@ def to_bytes(model: IntegerModel) -> bytes:
             }
         )
     q = model.input_quantizer
-    described = {
+    described: dict[str, Any] = {
         "nodes": nodes,
         "output": model.graph.output,
-        "accumulators": model.accumulators,
-        "policy": model.policy,
         "output_scale": model.output_scale,
         "input_quantizer": {"scale": q.scale, "offset": q.offset, "modulus": q.modulus, "signed": q.signed},
     }
-    if model.dynamic is not None:
-        described["dynamic"] = model.dynamic.to_json()
+    kind = POLYNOMIAL
+    if isinstance(model, IntegerModel):
+        kind = FORMAT
+        described |= {"accumulators": model.accumulators, "policy": model.policy}
+        if model.dynamic is not None:
+            described["dynamic"] = model.dynamic.to_json()
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
     if not tensors:  # safetensors needs something to carry its metadata
         tensors = {"none": torch.zeros(1, dtype=torch.int8)}
-    return format_tensors(tensors, {"pqi": f"{FORMAT} {VERSION}\n{_digest(text, tensors)}\n{text}"})
+    title = f"{kind} {VERSION}"
+    return format_tensors(tensors, {"pqi": f"{title}\n{_digest(text, tensors, title)}\n{text}"})
 
 
-def save(model: IntegerModel, path: str | Path) -> None:
+def save(model: IntegerModel | PolynomialModel, path: str | Path) -> None:
     """Write the model to ``path``: first beside it, then renamed, so that no half-written file ever has the name."""
     target = Path(path)
     data = to_bytes(model)
@@ -96,7 +104,7 @@ def save(model: IntegerModel, path: str | Path) -> None:
         raise ModelFileError(f"cannot write {target}: {error.strerror}") from error
 
 
-def load(path: str | Path) -> IntegerModel:
+def load(path: str | Path) -> IntegerModel | PolynomialModel:
     """The model in a file; raises ModelFileError, with the reason, for anything but a whole, unaltered one."""
     target = Path(path)
     try:
@@ -112,14 +120,14 @@ def load(path: str | Path) -> IntegerModel:
         raise ModelFileError(f"{target} is not a usable model file: {error}") from error
 
 
-def from_bytes(data: bytes) -> IntegerModel:
+def from_bytes(data: bytes) -> IntegerModel | PolynomialModel:
     """The model in the bytes of a file; raises ModelFileError."""
     try:
-        digest, text = _header(data)
+        title, digest, text = _header(data)
         tensors = parse_tensors(data)
-        if digest != _digest(text, tensors):
+        if digest != _digest(text, tensors, title):
             raise ModelFileError("its digest does not fit its content: it was altered or damaged. Get it again")
-        return _model(json.loads(text), tensors)
+        return _model(title.split(" ")[0], json.loads(text), tensors)
     except ModelFileError:
         raise
     except (PqiGraphError, SafetensorError) as error:
@@ -137,8 +145,8 @@ def from_bytes(data: bytes) -> IntegerModel:
         raise ModelFileError(f"its description is malformed ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def _header(data: bytes) -> tuple[str, str]:
-    """Digest and description from the safetensors metadata, read with limits before anything else is."""
+def _header(data: bytes) -> tuple[str, str, str]:
+    """Title, digest and description from the safetensors metadata, read with limits before anything else is."""
     if len(data) < 8:
         raise ModelFileError(f"it is truncated: {len(data)} bytes")
     (length,) = struct.unpack("<Q", data[:8])
@@ -147,20 +155,22 @@ def _header(data: bytes) -> tuple[str, str]:
     header = json.loads(data[8 : 8 + length])
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     entry = metadata.get("pqi") if isinstance(metadata, dict) else None
-    if not isinstance(entry, str) or not entry.startswith(f"{FORMAT} ") or entry.count("\n") != 2:
+    known = isinstance(entry, str) and entry.startswith((f"{FORMAT} ", f"{POLYNOMIAL} ")) and entry.count("\n") == 2
+    if not isinstance(entry, str) or not known:
         raise ModelFileError("it was not written by this library")
     title, digest, text = entry.split("\n")
-    version = title.removeprefix(f"{FORMAT} ")
+    version = title.partition(" ")[2]
     if version != str(VERSION):
         raise ModelFileError(
             f"it has format version {version[:20]!r}, this library reads version {VERSION}: "
             "quantize the network again, or use the library version that wrote it"
         )
-    return digest, text
+    return title, digest, text
 
 
-def _model(described: Any, tensors: dict[str, Tensor]) -> IntegerModel:
+def _model(kind: str, described: Any, tensors: dict[str, Tensor]) -> IntegerModel | PolynomialModel:
     from pqi.graph.model import IntegerModel
+    from pqi.graph.polynomial import PolynomialModel
 
     if not isinstance(described["nodes"], list) or len(described["nodes"]) > MAX_NODES:
         raise ModelFileError(f"it has no list of at most {MAX_NODES} nodes")
@@ -183,11 +193,15 @@ def _model(described: Any, tensors: dict[str, Tensor]) -> IntegerModel:
         raise ModelFileError(f"it carries tensors that no node uses: {sorted(set(tensors) - used)[:3]}")
     q = described["input_quantizer"]
     quantizer = Quantizer(q["scale"], q["offset"], q["modulus"], None, q["signed"])
-    accumulators = described["accumulators"]
     scale = described["output_scale"]
-    if not isinstance(accumulators, dict) or isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise ModelFileError("its rings or its output scale are malformed")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise ModelFileError("its output scale is malformed")
     graph = IntegerGraph(tuple(nodes), described["output"])
+    if kind == POLYNOMIAL:
+        return PolynomialModel(graph, quantizer, float(scale))
+    accumulators = described["accumulators"]
+    if not isinstance(accumulators, dict):
+        raise ModelFileError("its rings are malformed")
     dynamic = DynamicScale.from_json(described["dynamic"]) if "dynamic" in described else None
     return IntegerModel(graph, accumulators, quantizer, float(scale), described["policy"], dynamic=dynamic)
 
@@ -205,8 +219,8 @@ def _numbers_only(params: Any) -> dict[str, Any]:
     return params
 
 
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    whole = hashlib.sha256(f"{FORMAT} {VERSION}\n{len(text)}\n{text}\n".encode())
+def _digest(text: str, tensors: dict[str, Tensor], title: str = f"{FORMAT} {VERSION}") -> str:
+    whole = hashlib.sha256(f"{title}\n{len(text)}\n{text}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         whole.update(f"{len(name)} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -8,7 +8,7 @@ from torch import Tensor
 import protocols
 from pqi.graph.graph import OUTPUT, Node
 from pqi.graph.model import IntegerModel
-from pqi.graph.ops import WEIGHTED, Conv2d, Dense, Input, Lookup, MaxPool2d, Requantize, Spread, Step
+from pqi.graph.ops import WEIGHTED, WIDE, Conv2d, Dense, Input, Lookup, MaxPool2d, Requantize, Spread, Step
 from pqi.program.errors import ProgramError
 from pqi.program.instructions import INPUT, Instruction, Local, Program
 from pqi.program.plan import Demand, requantization
@@ -27,6 +27,7 @@ def compile(  # noqa: A001
     rounding: ``exact``, or ``stochastic``, which is cheaper and not bit-exact. Raises :class:`ProgramError` naming
     the layer that cannot be served.
     """
+    _refuse_polynomials(model, protocol)
     backend = protocols.get(protocol)
     builder = _Builder(model, backend.clamp_headroom, network, rounding)
     for node in model.graph.nodes[1:]:
@@ -45,6 +46,18 @@ def compile(  # noqa: A001
         output_ring=model.accumulators[OUTPUT],
         exact=backend.exact and not stochastic,
     )
+
+
+def _refuse_polynomials(model: IntegerModel, protocol: str) -> None:
+    """What has no ring, no share of a value can compute here."""
+    for node in model.graph.nodes:
+        if isinstance(node.op, WIDE):
+            raise ProgramError(
+                f"layer {node.name!r} is a {node.op.kind}, which {protocol!r} does not compute: use bfv or ckks, or a "
+                "network of relu and pqi.quantize"
+            )
+    if not isinstance(model, IntegerModel):
+        raise ProgramError(f"a polynomial model is for bfv, ckks and paillier; pqi.quantize makes one for {protocol!r}")
 
 
 class _Builder:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pqi.quant.api import quantize
+    from pqi.quant.polynomial.api import to_polynomial
     from pqi.quant.quantizer import Quantizer
     from pqi.quant.scheme import Recipe, Scheme
     from pqi.quant.train.api import finetune
-    from pqi.quant.train.loop import Schedule, flip_and_shift
+    from pqi.quant.train.loop import Schedule, flip_and_shift, shift
     from pqi.quant.train.wrapping import Wrapping, wraparound
 
 _WHERE = {
@@ -22,6 +23,8 @@ _WHERE = {
     "finetune": "pqi.quant.train.api",
     "flip_and_shift": "pqi.quant.train.loop",
     "quantize": "pqi.quant.api",
+    "shift": "pqi.quant.train.loop",
+    "to_polynomial": "pqi.quant.polynomial.api",
     "wraparound": "pqi.quant.train.wrapping",
 }
 
@@ -34,6 +37,8 @@ __all__ = [
     "finetune",
     "flip_and_shift",
     "quantize",
+    "shift",
+    "to_polynomial",
     "wraparound",
 ]
 

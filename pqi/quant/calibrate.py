@@ -54,7 +54,7 @@ def calibrate(
     Raises UnsupportedOperator, or QuantizationError when the data cannot calibrate anything; each says what to do.
     """
     batches = Batches(data)
-    graph = simplify(capture(net, _as_the_network_wants(net, batches.first())))
+    graph = simplify(capture(net, as_the_network_wants(net, batches.first())))
     graph = equalized(graph) if equalize else graph
     scaled = None
     if dynamic is not False:
@@ -147,7 +147,7 @@ def input_quantizer(
     return Quantizer.affine(lo, hi, bits)
 
 
-def _as_the_network_wants(net: nn.Module | ExportedProgram, example: Tensor) -> Tensor:
+def as_the_network_wants(net: nn.Module | ExportedProgram, example: Tensor) -> Tensor:
     """The example in the dtype of the network's parameters."""
     if isinstance(net, nn.Module):
         for tensor in [*net.parameters(), *net.buffers()]:

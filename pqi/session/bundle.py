@@ -4,6 +4,9 @@ A bundle is a folder: ``bundle.json`` (role, deployment, addresses, the program 
 nothing secret), for servers and dealer
 ``secrets.safetensors`` (this role's tensors only; mode 0600), and ``tls/``. Loading believes nothing: format, version,
 role, digests, types and sizes are checked, and no file is ever executed.
+
+Of a keyed protocol there is one server, and both bundles hold the same program: circuit, parameters, packing. The
+server's holds the weights besides, the client's holds none. Keys are in no bundle: the client makes them.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import torch
 
 from pqi.net.tls import TlsFiles, parse_address
 from pqi.program import Interface, Program
+from pqi.program.keyed import KeyedProgram
 from pqi.session.errors import BundleError
 from pqi.session.inputs import InputSpec
 from pqi.session.roles import CLIENT, DEALER, PARTIES, SERVERS
+from protocols import KEYED
 from protocols.rounds import PartyId
 
 FORMAT, VERSION = "pqi bundle", 1
@@ -32,7 +37,7 @@ BUNDLE_FILE, SECRETS_FILE = "bundle.json", "secrets.safetensors"
 _MAX_JSON, _MAX_SECRETS = 256 << 20, 64 << 30
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 Address = tuple[str, int]
-P = TypeVar("P", Program, Interface)
+P = TypeVar("P", Program, Interface, KeyedProgram)
 
 
 @dataclass(frozen=True)
@@ -89,20 +94,48 @@ class ClientBundle(Bundle):
     output_scale: float
 
 
-def load_server(directory: Path) -> ServerBundle:
+@dataclass(frozen=True)
+class KeyedServerBundle(Bundle):
+    """The one server's under a keyed protocol: its own weights. No field for a key: the client makes them.
+
+    program: what is computed, without any weight; the client holds the same.
+    """
+
+    program: KeyedProgram
+    tensors: Mapping[str, torch.Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class KeyedClientBundle(Bundle):
+    """The client's under a keyed protocol: circuit and parameters, how to quantize and to read an answer. No weight."""
+
+    program: KeyedProgram
+    input: InputSpec
+    output_scale: float
+
+
+def load_server(directory: Path) -> ServerBundle | KeyedServerBundle:
     """The bundle of a compute server. Raises BundleError that names the file, the field and what to do."""
     document = _load(directory, *SERVERS.values())
-    program = _program(document, directory, Program.from_json)
-    role = str(document["role"])
+    role, keyed = str(document["role"]), _is_keyed(document)
+    program = (
+        _program(document, directory, KeyedProgram.from_json)
+        if keyed
+        else _program(document, directory, Program.from_json)
+    )
     if PARTIES[role] not in program.parties:
         raise BundleError(f"{directory}: protocol {program.protocol!r} has no {role}")
-    common = _common(document, program, directory)
-    return ServerBundle(*common, program=program, tensors=_tensors(directory, document))
+    common, tensors = _common(document, program, directory), _tensors(directory, document)
+    if isinstance(program, KeyedProgram):
+        return KeyedServerBundle(*common, program=program, tensors=tensors)
+    return ServerBundle(*common, program=program, tensors=tensors)
 
 
 def load_dealer(directory: Path) -> DealerBundle:
     """The dealer's bundle. Raises BundleError."""
     document = _load(directory, DEALER)
+    if _is_keyed(document):
+        raise BundleError(f"{directory}: protocol {document['program']['protocol']!r} needs no dealer")
     program = _program(document, directory, Program.from_json)
     if not program.needs_dealer:
         raise BundleError(f"{directory}: protocol {program.protocol!r} needs no dealer")
@@ -110,16 +143,29 @@ def load_dealer(directory: Path) -> DealerBundle:
     return DealerBundle(*common, program=program, tensors=_tensors(directory, document))
 
 
-def load_client(directory: Path) -> ClientBundle:
+def load_client(directory: Path) -> ClientBundle | KeyedClientBundle:
     """The client's bundle. Raises BundleError."""
     document = _load(directory, CLIENT)
-    program = _program(document, directory, Interface.from_json)
+    program = (
+        _program(document, directory, KeyedProgram.from_json)
+        if _is_keyed(document)
+        else _program(document, directory, Interface.from_json)
+    )
     path = directory / BUNDLE_FILE
     spec = InputSpec.from_json(_field(document, "input", dict, path), program.input_shape, str(path))
     scale = _field(document, "output_scale", float, path)
     if not 0 < scale < float("inf"):
         raise BundleError(f"{path}: output_scale is {scale}; it must be a positive finite number")
-    return ClientBundle(*_common(document, program, directory), program=program, input=spec, output_scale=scale)
+    common = _common(document, program, directory)
+    if isinstance(program, KeyedProgram):
+        return KeyedClientBundle(*common, program=program, input=spec, output_scale=scale)
+    return ClientBundle(*common, program=program, input=spec, output_scale=scale)
+
+
+def _is_keyed(document: Mapping[str, Any]) -> bool:
+    """Whether the program is of a keyed protocol, by its name; what it holds is judged when it is read."""
+    program = document.get("program")
+    return isinstance(program, dict) and str(program.get("protocol")) in KEYED
 
 
 def _load(directory: Path, *roles: str) -> dict[str, Any]:
@@ -137,7 +183,11 @@ def _load(directory: Path, *roles: str) -> dict[str, Any]:
         )
     role = _field(document, "role", str, path)
     if role not in roles:
-        raise BundleError(f"{path} is the bundle of {role[:40]!r}; here a bundle of {' or '.join(roles)} is needed")
+        alone = f". Protocol {document['program']['protocol']!r} has no {DEALER}" if _is_keyed(document) else ""
+        raise BundleError(
+            f"{path} is the bundle of {role[:40]!r}; here a bundle of {' or '.join(roles)} is needed"
+            f"{alone if DEALER in roles else ''}"
+        )
     if re.fullmatch("[0-9a-f]{32}", _field(document, "deployment", str, path)) is None:
         raise BundleError(f"{path}: field 'deployment' is not 32 hexadecimal digits")
     return document
@@ -160,7 +210,7 @@ def _program(document: Mapping[str, Any], directory: Path, read: Callable[[Mappi
 
 
 def _common(
-    document: Mapping[str, Any], program: Program | Interface, directory: Path
+    document: Mapping[str, Any], program: Program | Interface | KeyedProgram, directory: Path
 ) -> tuple[str, str, Mapping[str, Address], Path]:
     path = directory / BUNDLE_FILE
     addresses: dict[str, Address] = {}

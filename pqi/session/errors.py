@@ -35,6 +35,10 @@ class ServiceFailed(SessionError):
     """A process of a local deployment did not start, or ended."""
 
 
+class WorkerFailed(SessionError):
+    """A worker process of a server died, or had to be ended; another takes its place."""
+
+
 class QueryFailed(SessionError):
     """A private query brought no answer. ``causes``: what this side saw and what the servers reported, first one first.
 

@@ -17,6 +17,7 @@ from pqi.session.errors import BundleError
 
 if TYPE_CHECKING:
     from pqi.graph.model import IntegerModel
+    from pqi.graph.polynomial import PolynomialModel
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class InputSpec:
     dynamic: DynamicScale | None = None
 
     @classmethod
-    def of_model(cls, model: IntegerModel) -> InputSpec:
+    def of_model(cls, model: IntegerModel | PolynomialModel) -> InputSpec:
         """The part of a model that its clients hold."""
-        node = model.graph.input
-        return cls(tuple(model.input_shape), node.lo, node.hi, model.input_quantizer, model.dynamic)
+        node, dynamic = model.graph.input, getattr(model, "dynamic", None)
+        return cls(tuple(model.input_shape), node.lo, node.hi, model.input_quantizer, dynamic)
 
     def encode(self, x: Any, on_saturation: str = "warn") -> torch.Tensor:
         """As the model's own ``encode`` (see :func:`pqi.quant.inputs.encode_batch`); warnings point at who predicts."""

@@ -102,13 +102,47 @@ class PartyLedger:
 
 
 @dataclass(frozen=True)
+class OwnLedger:
+    """What a client under a key did itself; its questions and answers are in the server's ledger.
+
+    key_bytes: of evaluation keys sent, 0 where the server had them. *_seconds: making keys, encrypting, decrypting.
+    noise_left: bits of the noise budget that the worst answer had left; None where there is no such budget.
+    """
+
+    key_bytes: int = 0
+    key_seconds: float = 0.0
+    encrypt_seconds: float = 0.0
+    decrypt_seconds: float = 0.0
+    noise_left: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return dict(self.__dict__)
+
+    def __add__(self, other: OwnLedger) -> OwnLedger:
+        """Two queries in one: everything adds up, except the noise."""
+        left = [each for each in (self.noise_left, other.noise_left) if each is not None]
+        return OwnLedger(
+            self.key_bytes + other.key_bytes,
+            self.key_seconds + other.key_seconds,
+            self.encrypt_seconds + other.encrypt_seconds,
+            self.decrypt_seconds + other.decrypt_seconds,
+            min(left) if left else None,
+        )
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """What one prediction cost in all: one PartyLedger per server, the queries it was cut into, the client's clock."""
+    """What one prediction cost in all: one PartyLedger per server, the queries it was cut into, the client's clock.
+
+    own: under a keyed protocol, what the client did with its keys; else None.
+    """
 
     parties: Mapping[str, PartyLedger]
     samples: int
     queries: int
     seconds: float
+    own: OwnLedger | None = None
 
     @property
     def offline_seconds(self) -> float:
@@ -147,6 +181,7 @@ class Ledger:
             "online_bytes": self.online_bytes,
             "offline_bytes": self.offline_bytes,
             "parties": {role: party.to_json() for role, party in self.parties.items()},
+            **({} if self.own is None else {"client": self.own.to_json()}),
         }
 
 

@@ -15,15 +15,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import pqi
-from pqi.graph.model import IntegerModel
 from pqi.net.ports import free_ports
+from pqi.program.circuits import Model
+from pqi.program.keyed import KeyedProgram
 from pqi.session.client import Answer, Client, Progress
 from pqi.session.errors import QueryFailed, ServiceFailed
 from pqi.session.owner import CONFIG_FILE, make_keys, split
@@ -35,21 +36,24 @@ _BACKGROUND = 10  # niceness of the dealer
 
 
 def local(
-    model: IntegerModel,
+    model: Model,
     protocol: str = "additive2",
     *,
     network: str = "lan",
     rounding: str = "exact",
+    options: Mapping[str, Any] | None = None,
     directory: str | Path | None = None,
     server_options: Mapping[str, int | float] | None = None,
     threads: int | None = None,
 ) -> LocalService:
     """A deployment on this machine, as a context manager: ``with pqi.local(model) as service: service.predict(x)``.
 
-    directory: where bundles, keys, journals and logs go (default: a temporary folder, removed at the end).
-    server_options: max_batch, batch_mib, pool_items, pool_mib, timeout. threads: tensor threads per server.
+    options: a keyed protocol's own, such as its packing. directory: where bundles, keys, journals and logs go
+    (default: a temporary folder, removed at the end). server_options: max_batch, timeout; on shares batch_mib,
+    pool_items, pool_mib; under a key workers, clients, query_mib. threads: tensor threads per server.
     """
-    return LocalService(model, protocol, network, rounding, directory, dict(server_options or {}), threads)
+    plan = {"protocol": protocol, "network": network, "rounding": rounding, "options": options}
+    return LocalService(model, plan, directory, dict(server_options or {}), threads)
 
 
 class LocalService:
@@ -57,15 +61,13 @@ class LocalService:
 
     def __init__(
         self,
-        model: IntegerModel,
-        protocol: str,
-        network: str,
-        rounding: str,
+        model: Model,
+        plan: Mapping[str, Any],
         directory: str | Path | None,
         options: Mapping[str, int | float],
         threads: int | None,
     ) -> None:
-        self._plan = (model, protocol, network, rounding)
+        self._model, self._plan = model, plan
         self._options, self._threads = options, threads
         self._temporary = directory is None
         self._given = None if directory is None else Path(directory)
@@ -75,12 +77,11 @@ class LocalService:
         self._catches_terminate = False
 
     def __enter__(self) -> LocalService:
-        model, protocol, network, rounding = self._plan
         self.directory = Path(tempfile.mkdtemp(prefix="pqi-")) if self._given is None else self._given
         self._catch_terminate()
         try:
             where = dict(zip((SERVER_A, SERVER_B), (f"127.0.0.1:{port}" for port in free_ports(2)), strict=True))
-            split(model, self.directory, protocol=protocol, addresses=where, network=network, rounding=rounding)
+            split(self._model, self.directory, addresses=where, **self._plan)
             make_keys(self.directory)
             (self.directory / "logs").mkdir()
             self._client = Client(self.directory / CLIENT / CONFIG_FILE)
@@ -113,8 +114,11 @@ class LocalService:
     def await_items(self, n: int, timeout: float = 60.0) -> int:
         """Wait until the dealer has delivered n items, or as many as the pool holds; returns how many are there.
 
-        For measurements that keep the dealer's work out of the online time. Raises ServiceFailed after ``timeout`` s.
+        For measurements that keep the dealer's work out of the online time; without a dealer there is nothing to wait
+        for. Raises ServiceFailed after ``timeout`` s.
         """
+        if isinstance(self.client.program, KeyedProgram):
+            return n
         deadline = time.monotonic() + timeout
         while True:
             state = list(self.status().values())[-1]
@@ -181,7 +185,7 @@ class LocalService:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         try:
-            with (self.directory / "logs" / f"{role}.log").open("ab") as log:
+            with _signals_held_back(), (self.directory / "logs" / f"{role}.log").open("ab") as log:
                 self.processes[role] = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -214,13 +218,18 @@ class LocalService:
             )
 
     def _await_deployment(self) -> None:
-        """Wait until both servers know the same epoch: after a restart the dealer needs a moment for a new one."""
+        """Wait until both servers know the same epoch: after a restart the dealer needs a moment for a new one.
+
+        The one server of a keyed protocol has no epoch: it only has to be there.
+        """
         if len(missing := [role for role, process in self.processes.items() if process.poll() is not None]):
             return  # another role is down on purpose: whoever ended it starts it again
         deadline = time.monotonic() + _START_SECONDS
         while True:
             with suppress(QueryFailed):
                 states = self.client.status().values()
+                if isinstance(self.client.program, KeyedProgram):
+                    return
                 if len({state["epoch"] for state in states} - {""}) == 1 and self._dealer_linked(states):
                     return
             if time.monotonic() > deadline:
@@ -249,6 +258,23 @@ class LocalService:
 
 def _unwind(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What interrupts the main thread here does so afterwards: a process is started and known, or neither."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _hang_up(process: subprocess.Popen[bytes]) -> None:

@@ -21,9 +21,10 @@ import torch
 
 from pqi.net.errors import NetError
 from pqi.net.tls import parse_address
-from pqi.session.bundle import load_dealer, load_server
+from pqi.session.bundle import KeyedServerBundle, load_dealer, load_server
 from pqi.session.dealer import DealerService
-from pqi.session.errors import SessionError
+from pqi.session.errors import SessionError, WorkerFailed
+from pqi.session.keyed.server import KeyedOptions, KeyedServer
 from pqi.session.server import ComputeServer, ServerOptions
 from pqi.session.serving import Patience
 
@@ -46,18 +47,31 @@ def serve(
     listen: str | None = None,
     journal: Path | None = None,
     options: ServerOptions | None = None,
+    keyed: KeyedOptions | None = None,
     threads: int | None = None,
     ready: Ready | None = None,
 ) -> None:
     """Run a compute server until ``stop`` is set. ready: hears its role and address once it listens.
 
-    threads: for tensor work (default: cores shared out among the compute parties, at least 1).
-    Raises BundleError, JournalError, WrongPeer, CannotListen, ValueError (address).
+    options: bounds of a server that computes on shares. keyed: those of one that computes under clients' keys; the
+    bundle says which of the two it is. threads: for tensor work on shares (default: cores shared out among the compute
+    parties, at least 1). Raises BundleError, JournalError, WorkerFailed, WrongPeer, CannotListen, ValueError (address).
     """
     loaded = load_server(bundle)
-    torch.set_num_threads(threads or max(1, cores() // len(loaded.program.parties)))
     address = parse_address(listen) if listen else None
-    with ComputeServer(loaded, listen=address, journal=journal, options=options) as server:
+    made: ComputeServer | KeyedServer
+    if isinstance(loaded, KeyedServerBundle):
+        torch.set_num_threads(1)
+        try:
+            made = KeyedServer(loaded, listen=address, options=keyed, stop=stop)
+        except WorkerFailed:
+            if stop.is_set():
+                return
+            raise
+    else:
+        torch.set_num_threads(threads or max(1, cores() // len(loaded.program.parties)))
+        made = ComputeServer(loaded, listen=address, journal=journal, options=options)
+    with made as server:
         if ready is not None:
             ready({"role": server.role, "host": server.address[0], "port": server.address[1]})
         stop.wait()
@@ -123,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             deal(options.bundle, stop, patience=patience, threads=options.threads, ready=ready)
         else:
             bounds = ServerOptions(
-                max_batch=options.max_batch,
+                max_batch=options.max_batch or ServerOptions.max_batch,
                 batch_bytes=options.batch_mib << 20,
                 pool_items=options.pool_items,
                 pool_bytes=options.pool_mib << 20,
@@ -135,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 listen=options.listen,
                 journal=options.journal,
                 options=bounds,
+                keyed=_keyed_options(options, patience),
                 threads=options.threads,
                 ready=ready,
             )
@@ -142,6 +157,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s cannot run: %s", options.command, error)
         return 2
     return 0
+
+
+def _keyed_options(options: argparse.Namespace, patience: Patience) -> KeyedOptions:
+    return KeyedOptions(
+        workers=options.workers,
+        max_batch=options.max_batch,
+        query_bytes=options.query_mib << 20,
+        clients=options.clients,
+        patience=patience,
+    )
 
 
 def _reporter(descriptor: int | None) -> Ready | None:
@@ -173,10 +198,13 @@ def _parser() -> argparse.ArgumentParser:
         if name == "serve":
             command.add_argument("--listen", default=None, help="host:port (default: the bundle's address)")
             command.add_argument("--journal", type=Path, default=None, help="record of used items")
-            command.add_argument("--max-batch", type=int, default=ServerOptions.max_batch)
+            command.add_argument("--max-batch", type=int, default=None)
             command.add_argument("--batch-mib", type=int, default=ServerOptions.batch_bytes >> 20)
             command.add_argument("--pool-items", type=int, default=ServerOptions.pool_items)
             command.add_argument("--pool-mib", type=int, default=ServerOptions.pool_bytes >> 20)
+            command.add_argument("--workers", type=int, default=None, help="under a client's key: processes")
+            command.add_argument("--clients", type=int, default=KeyedOptions.clients, help="whose keys are kept")
+            command.add_argument("--query-mib", type=int, default=KeyedOptions.query_bytes >> 20)
     return parser
 
 

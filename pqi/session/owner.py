@@ -15,11 +15,15 @@ import pqi.program
 from pqi.graph.model import IntegerModel
 from pqi.net.authority import make_private_directory, write_keys, write_private
 from pqi.net.tls import format_address, parse_address
+from pqi.program.circuits import Model
+from pqi.program.errors import ProgramError
+from pqi.program.keyed import KeyedProgram, compile_keyed, keyed_tensors
 from pqi.session.bundle import BUNDLE_FILE, FORMAT, SECRETS_FILE, VERSION
 from pqi.session.errors import BundleError
 from pqi.session.inputs import InputSpec
 from pqi.session.material import new_id
 from pqi.session.roles import CLIENT, DEALER, PARTIES, SERVERS, roles_of
+from protocols import KEYED
 from protocols.rounds import PartyId
 
 DEFAULT_ADDRESSES = {"server_a": "127.0.0.1:7401", "server_b": "127.0.0.1:7402"}
@@ -27,21 +31,24 @@ CONFIG_FILE = "client.toml"
 
 
 def split(
-    model: IntegerModel,
+    model: Model,
     directory: str | Path,
     *,
     protocol: str = "additive2",
     addresses: Mapping[str, str] | None = None,
     network: str = "lan",
     rounding: str = "exact",
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one bundle per role below ``directory`` and return it. Each holds only what its role may know.
 
-    addresses: "host:port" of each compute server (defaults: this machine). The shares are drawn anew at every split,
-    so bundles of two splits never work together. Raises BundleError if a bundle is there already or an address is bad.
+    addresses: "host:port" of each compute server (defaults: this machine). options: a keyed protocol's own, such as
+    its packing. The shares are drawn anew at every split, so bundles of two splits never work together.
+    Raises BundleError if a bundle is there already or an address is bad; ProgramError if the protocol cannot serve the
+    model.
     """
     directory = Path(directory)
-    program = pqi.program.compile(model, protocol=protocol, network=network, rounding=rounding)
+    program = _compiled(model, protocol, network, rounding, options)
     roles = roles_of(program.parties, program.needs_dealer)
     where = _addresses(program, addresses or DEFAULT_ADDRESSES)
     for role in roles:
@@ -57,11 +64,11 @@ def split(
         "program": program.to_json(),
         "addresses": where,
     }
-    tensors = pqi.program.split_weights(model, program)
+    tensors = _secrets(model, program)
     for role in roles:
         make_private_directory(directory / role)
         if role == CLIENT:
-            facts = _write_client(model, program.interface, directory / role, where)
+            facts = _write_client(model, program, directory / role, where)
         else:
             party = PartyId.DEALER if role == DEALER else PARTIES[role]
             facts = _write_secrets(tensors.get(party, {}), directory / role)
@@ -70,13 +77,46 @@ def split(
     return directory
 
 
+def _compiled(
+    model: Model, protocol: str, network: str, rounding: str, options: Mapping[str, Any] | None
+) -> pqi.program.Program | KeyedProgram:
+    """The program, by the kind of protocol; options that mean nothing to it are refused rather than ignored."""
+    if protocol in KEYED:
+        if rounding != "exact":
+            raise ProgramError(f"protocol {protocol!r} rounds nothing: rounding = {rounding!r} means nothing to it")
+        return compile_keyed(model, protocol, options)
+    if options:
+        raise ProgramError(f"protocol {protocol!r} takes no options; {', '.join(options)} are of {', '.join(KEYED)}")
+    return pqi.program.compile(shareable(model, protocol), protocol=protocol, network=network, rounding=rounding)
+
+
+def shareable(model: Model, protocol: str) -> IntegerModel:
+    """The model, if a protocol that computes on shares can serve it. Raises ProgramError that names those that can."""
+    if isinstance(model, IntegerModel):
+        return model
+    raise ProgramError(
+        f"protocol {protocol!r} computes in rings of at most 32 bits and serves no polynomial network: use bfv "
+        "or ckks, or quantize the network with pqi.quantize"
+    )
+
+
+def _secrets(model: Model, program: pqi.program.Program | KeyedProgram) -> Mapping[PartyId, Mapping[str, Tensor]]:
+    """What each party holds besides the program: shares, masks; under a keyed protocol the server its own weights."""
+    if isinstance(program, KeyedProgram):
+        return {PartyId.P0: keyed_tensors(model, program)}
+    return pqi.program.split_weights(shareable(model, program.protocol), program)
+
+
 def _write_client(
-    model: IntegerModel, interface: pqi.program.Interface, directory: Path, addresses: Mapping[str, str]
+    model: Model, program: pqi.program.Program | KeyedProgram, directory: Path, addresses: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The client's configuration file, and what its bundle says: question and answer, no layer."""
+    """The client's configuration file, and what its bundle says: question and answer, no layer.
+
+    Under a keyed protocol it needs the circuit, for that decides where in a ciphertext a value stands; no weight.
+    """
     write_private(directory / CONFIG_FILE, _client_toml(addresses).encode())
     return {
-        "program": interface.to_json(),
+        "program": program.to_json() if isinstance(program, KeyedProgram) else program.interface.to_json(),
         "input": InputSpec.of_model(model).to_json(),
         "output_scale": float(model.output_scale),
     }
@@ -104,7 +144,7 @@ def make_keys(directory: str | Path) -> Path:
     return directory
 
 
-def _addresses(program: pqi.program.Program, given: Mapping[str, str]) -> dict[str, str]:
+def _addresses(program: pqi.program.Program | KeyedProgram, given: Mapping[str, str]) -> dict[str, str]:
     needed = [SERVERS[party] for party in program.parties]
     missing = [role for role in needed if role not in given]
     if missing:

@@ -10,8 +10,10 @@ from pqi.graph.ops.dense import Dense
 from pqi.graph.ops.expand import Expand
 from pqi.graph.ops.lookup import Lookup
 from pqi.graph.ops.max_pool2d import MaxPool2d
+from pqi.graph.ops.offset import Offset
 from pqi.graph.ops.pad import Pad
 from pqi.graph.ops.permute import Permute
+from pqi.graph.ops.polynomial import Polynomial
 from pqi.graph.ops.requantize import Requantize
 from pqi.graph.ops.reshape import Reshape
 from pqi.graph.ops.scale import Scale
@@ -41,11 +43,16 @@ CATALOGUE: dict[str, type[Op]] = {
         Slice,
         Pad,
         Expand,
+        Polynomial,
+        Offset,
     )
 }
 
 # The operators that read an accumulator as an integer: each has a ring of its own in which it does so.
 READERS: tuple[type[Op], ...] = (Requantize, Step, Lookup)
+
+# Not for rings: a product of two values, and constants of any size. Protocols with keys compute them (PolynomialModel).
+WIDE: tuple[type[Op], ...] = (Polynomial, Offset)
 
 # Operators with weights: each is one ring product.
 WEIGHTED = (Conv2d, Dense, Scale)
@@ -54,6 +61,7 @@ __all__ = [
     "CATALOGUE",
     "READERS",
     "WEIGHTED",
+    "WIDE",
     "Add",
     "Bounds",
     "Concat",
@@ -63,9 +71,11 @@ __all__ = [
     "Input",
     "Lookup",
     "MaxPool2d",
+    "Offset",
     "Op",
     "Pad",
     "Permute",
+    "Polynomial",
     "Requantize",
     "Reshape",
     "Scale",

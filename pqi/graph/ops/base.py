@@ -22,7 +22,7 @@ MAX_ELEMENTS = 1 << 25
 MAX_COLUMNS = 1 << 28
 MAX_WEIGHT = (1 << 31) - 1
 MAX_BIAS = 1 << 40
-_INT64_SAFE = 1 << 62
+INT64_SAFE = 1 << 62
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ def linear_bounds(
     magnitude = max(abs(int(lo.min())), abs(int(hi.max())), abs(int(lo.max())), abs(int(hi.min())))
     l1 = int(weight.abs().flatten(1).sum(1).max())
     reach = magnitude * l1 + int(bias.abs().max())
-    if reach >= _INT64_SAFE:
+    if reach >= INT64_SAFE:
         raise RangeError(
             f"{kind}: inputs up to {magnitude} times weights of L1 norm {l1} reach 2^{reach.bit_length()}; "
             "no ring of 32 bits holds that. Use fewer weight or activation bits."

@@ -190,10 +190,18 @@ def _accuracy(task: Task) -> float:
 
 def flip_and_shift(x: Tensor, generator: torch.Generator) -> Tensor:
     """The usual augmentation of small images (N, C, H, W): mirrored at random, moved by up to H/8 pixels."""
-    n, _, height, width = x.shape
-    reach = max(height // 8, 1)
-    mirrored = torch.rand(n, generator=generator) < 0.5
+    mirrored = torch.rand(len(x), generator=generator) < 0.5
     x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+    return _moved(x, max(x.shape[2] // 8, 1), generator)
+
+
+def shift(x: Tensor, generator: torch.Generator) -> Tensor:
+    """For images that have a right way round (N, C, H, W), such as digits: moved by up to H/16 pixels."""
+    return _moved(x, max(x.shape[2] // 16, 1), generator)
+
+
+def _moved(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    n, _, height, width = x.shape
     # What comes in from outside is the mean colour of a normalised image: zero.
     x = functional.pad(x, (reach,) * 4)
     top, left = (torch.randint(0, 2 * reach + 1, (n,), generator=generator) for _ in range(2))

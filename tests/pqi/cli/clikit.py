@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from pqi.cli.app import app
 
-COMMANDS = ("demo", "quantize", "tune", "inspect", "split", "keys", "serve", "deal", "predict")
+COMMANDS = ("demo", "quantize", "polynomial", "tune", "inspect", "split", "keys", "serve", "deal", "predict", "bench")
 
 
 def pqi(*arguments: object) -> Result:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pqi.graph.errors import GraphError
+from pqi.graph.errors import GraphError, RangeError
 from pqi.graph.ops import (
     CATALOGUE,
     Add,
@@ -24,9 +24,11 @@ from pqi.graph.ops import (
     Input,
     Lookup,
     MaxPool2d,
+    Offset,
     Op,
     Pad,
     Permute,
+    Polynomial,
     Requantize,
     Reshape,
     Scale,
@@ -72,6 +74,10 @@ def every_operator() -> list[tuple[Op, list[tuple[int, ...]]]]:
         (Pad(((0, 1), (2, 0), (1, 1))), [image]),
         (Expand((4, 6, 5)), [(4,)]),
         (Expand((2, 3, 5), 1), [(3,)]),
+        (Polynomial((0, 0, 1)), [image]),
+        (Polynomial((7, -3, 0, -2)), [image]),
+        (Polynomial((1, 2, -3, 4, 5)), [image]),
+        (Offset(random(4), 3), [image]),
     ]
 
 
@@ -210,6 +216,27 @@ def test_a_spread_knows_its_value_to_be_between_zero_and_its_top() -> None:
     assert (lo.tolist(), hi.tolist()) == ([[5, -9]], [[7, -6]])
 
 
+@given(x=st.integers(-(1 << 40), 1 << 40), c=st.lists(st.integers(-99, 99), min_size=2, max_size=4))
+def test_a_polynomial_is_its_definition_modulo_the_word(x: int, c: list[int]) -> None:
+    op = Polynomial((*c, 5))
+    wanted = sum(k * x**i for i, k in enumerate(op.coefficients))
+    assert int(op.evaluate([ints([[x]])])) == (wanted + 2**63) % 2**64 - 2**63
+
+
+@given(x=st.integers(-(1 << 62), 1 << 62), mantissa=st.integers(-(1 << 61), 1 << 61), shift=st.integers(0, 99))
+def test_an_offset_is_its_definition_modulo_the_word(x: int, mantissa: int, shift: int) -> None:
+    op = Offset(ints([mantissa]), shift)
+    assert op.integers() == [mantissa * 2**shift]
+    assert int(op.evaluate([ints([[x]])])) == (x + mantissa * 2**shift + 2**63) % 2**64 - 2**63
+
+
+@pytest.mark.parametrize("op", [Polynomial((0, 0, 1)), Offset(ints([1, 1]), 61), Offset(ints([-1, 0]), 99)])
+def test_bounds_that_int64_cannot_hold_are_an_error_and_no_wrong_number(op: Op) -> None:
+    ends = ints([[-(1 << 61), 1]]), ints([[5, 1 << 61]])
+    with pytest.raises(RangeError, match=op.kind):
+        op.bounds([ends])
+
+
 def test_step_of_zero_is_one() -> None:
     assert Step().evaluate([ints([[-1, 0, 1]])]).tolist() == [[-1, 1, 1]]
 
@@ -261,6 +288,15 @@ B2 = torch.zeros(2, dtype=torch.int64)
         (lambda: Spread(B2, B2, 0, (2, 3)), "spread.top is 0"),
         (lambda: Spread(B2, B2, 5, (3, 2)), "does not fit"),
         (lambda: Spread(B2, B2[:1], 5, (2, 3)), "bias has 1 values"),
+        (lambda: Polynomial((1, 2)), "degree 2 to 4"),
+        (lambda: Polynomial((1, 2, 0)), "the last one not 0"),
+        (lambda: Polynomial((0, 0, 0, 0, 0, 1)), "degree 2 to 4"),
+        (lambda: Polynomial((0, 0, 1 << 31)), "polynomial.coefficients"),
+        (lambda: Polynomial([0, 0, 1]), "a tuple"),  # type: ignore[arg-type]
+        (lambda: Offset(ints([1, 2]), -1), "offset.shift"),
+        (lambda: Offset(ints([1, 2]), 1025), "offset.shift"),
+        (lambda: Offset(ints([[1, 2]]), 0), "1 axes"),
+        (lambda: Offset(ints([1, 1 << 62]), 0), "magnitudes"),
         (lambda: Lookup.build({"bits": 1, "low": 0}, {"values": ints(1, 2)}), "fields"),
     ],
 )
@@ -292,6 +328,8 @@ def test_fields_that_make_no_sense_are_refused_by_name(make: Any, says: str) -> 
         (Spread(B2, B2, 5, (2, 3)), [(2,)], "takes one value"),
         (Lookup(1, ints([[1, 2], [3, 4]])), [(3,)], "tables for 2 channels"),
         (Lookup(1, ints([[1, 2], [3, 4]])), [()], "tables for 2 channels"),
+        (Offset(ints([1, 2])), [(3,)], "offset holds 2 constants"),
+        (Offset(ints([1, 2])), [()], "offset holds 2 constants"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]], says: str) -> None:
@@ -300,4 +338,4 @@ def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]
 
 
 def test_the_catalogue_names_every_operator_once() -> None:
-    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 17
+    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 19

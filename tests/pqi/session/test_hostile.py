@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from sessionkit import QUICK, Deployment, deployment, inputs, small_model
 
 import pqi.program
-import pqi.session.client
+import pqi.session.sharing
 from pqi.net.authority import Authority, issue, make_private_directory, write_private
 from pqi.net.channel import Channel, exchange
 from pqi.net.errors import BadFrame, ConnectionLost, NetError, PeerReported, WrongPeer
@@ -26,7 +26,7 @@ from pqi.net.frames import FrameType, Limits, encode_control
 from pqi.net.hello import Hello, greet
 from pqi.net.tls import TlsFiles, context, dial
 from pqi.session.bundle import load_client, load_dealer
-from pqi.session.client import Client
+from pqi.session.conversation import Conversation
 from pqi.session.errors import QueryFailed
 from pqi.session.journal import audit
 from pqi.session.material import new_id
@@ -173,7 +173,7 @@ def test_a_client_that_stays_silent_after_ready_is_given_up_with_the_reason(runn
 def test_query_numbers_must_rise(running: Deployment, party: PartyId) -> None:
     with running.client() as client:
         client.predict(inputs(1))
-        channel = client._links.pop(party)
+        channel = client._talk._links.pop(party)
         channel.send_control({"kind": "query", "query": 1, "n": 1}, 5, "the same number again")
         refused(channel, "query 1 follows query 1; numbers must rise")
 
@@ -347,14 +347,14 @@ def test_no_key_and_no_share_is_in_a_log_or_an_error(tmp_path: Path, monkeypatch
     moved: list[bytes] = []
     watch(monkeypatch, pqi.program.Dealer, "new_epoch", lambda keys: moved.extend(keys))
     watch(monkeypatch, pqi.program.Dealer, "deal", lambda data: moved.append(data[:64]))
-    encode = pqi.session.client.encode_input
+    encode = pqi.session.sharing.encode_input
 
     def spy(program: Any, codes: torch.Tensor) -> dict[PartyId, bytes]:
         shares = encode(program, codes)
         moved.extend(shares.values())
         return shares
 
-    monkeypatch.setattr(pqi.session.client, "encode_input", spy)
+    monkeypatch.setattr(pqi.session.sharing, "encode_input", spy)
     lines: list[str] = []
     handler = logging.Handler(0)
     handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
@@ -401,16 +401,16 @@ def test_a_leak_would_be_found() -> None:
 def test_the_client_refuses_servers_that_are_ready_with_different_items(
     running: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gather = Client._gather
+    gather = Conversation._gather
 
-    def twisted(self: Client, links: Any, kind: str) -> Any:
+    def twisted(self: Conversation, links: Any, kind: str) -> Any:
         got = gather(self, links, kind)
         if kind == "ready":
             got[PartyId.P1]["first"] += 1
         return got
 
-    monkeypatch.setattr(Client, "_gather", twisted)
-    monkeypatch.setattr(pqi.session.client, "encode_input", lambda *_: pytest.fail("a share was made"))
+    monkeypatch.setattr(Conversation, "_gather", twisted)
+    monkeypatch.setattr(pqi.session.sharing, "encode_input", lambda *_: pytest.fail("a share was made"))
     with running.client() as client, pytest.raises(QueryFailed, match="ready with different material"):
         client.predict(inputs(1))
     monkeypatch.undo()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from sessionkit import QUICK, Deployment, deployment, inputs, make_deployment, small_model
 
-import pqi.session.client
+import pqi.session.conversation
+import pqi.session.sharing
 from pqi.graph.errors import InputError, SaturationWarning
 from pqi.net.errors import CannotConnect, PeerReported
 from pqi.program import Program
@@ -222,7 +223,7 @@ def test_a_client_of_another_split_is_found_out_by_both_sides_before_a_share_exi
         '"tls/', f'"{running.directory}/client/tls/'
     )
     (tmp_path / "mixed.toml").write_text(config)
-    monkeypatch.setattr(pqi.session.client, "encode_input", lambda *_: pytest.fail("a share was made"))
+    monkeypatch.setattr(pqi.session.sharing, "encode_input", lambda *_: pytest.fail("a share was made"))
     with Client(tmp_path / "mixed.toml") as client, pytest.raises(QueryFailed, match="server_a differs in deployment"):
         client.predict(inputs(1))
     running.servers["server_a"].status()
@@ -250,7 +251,7 @@ def test_servers_with_bundles_of_two_models_are_found_out_before_a_share_moves(
     shutil.rmtree(mine / "server_b")
     shutil.copytree(other / "server_b", mine / "server_b")
     made = Deployment(mine, OPTIONS)
-    monkeypatch.setattr(pqi.session.client, "encode_input", lambda *_: pytest.fail("a share was made"))
+    monkeypatch.setattr(pqi.session.sharing, "encode_input", lambda *_: pytest.fail("a share was made"))
     try:
         made.start_server("server_b")
         made.start_server("server_a")
@@ -293,5 +294,5 @@ def test_a_server_that_cannot_write_its_journal_refuses_to_use_material(tmp_path
 
 
 def test_words_from_a_server_are_made_printable() -> None:
-    facts = pqi.session.client._facts({"kind": "status", "epoch": "\x1b[2J", "level": 3, "odd": ["list"]})
+    facts = pqi.session.conversation._facts({"kind": "status", "epoch": "\x1b[2J", "level": 3, "odd": ["list"]})
     assert facts == {"kind": "status", "epoch": "?[2J", "level": 3}

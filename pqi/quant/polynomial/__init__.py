@@ -1,0 +1,1 @@
+"""Networks with polynomial activations, for homomorphic encryption: fitted, trained, made integer."""

@@ -1,0 +1,175 @@
+"""The one server of a keyed protocol: one port, one thread per client, worker processes, alive whatever comes in.
+
+It holds its weights and what clients give it: evaluation keys and ciphertexts. Nothing here or in what it imports can
+make, hold or use a secret key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+
+from pqi.net.channel import Channel
+from pqi.net.errors import NetError, WrongPeer
+from pqi.net.frames import GIB
+from pqi.net.hello import Hello, answer, hear
+from pqi.net.listener import Listener
+from pqi.net.tls import context
+from pqi.session.bundle import Address, KeyedServerBundle
+from pqi.session.errors import BundleError, QueryRefused, SessionError
+from pqi.session.keyed.serving import IDLE, KeyedSession
+from pqi.session.keyed.workers import Workers
+from pqi.session.ledger import peak_rss_bytes
+from pqi.session.roles import CLIENT
+from pqi.session.serving import Patience
+
+log = logging.getLogger("pqi.server")
+
+
+@dataclass(frozen=True)
+class KeyedOptions:
+    """Bounds of a server.
+
+    workers: processes that compute (None: one per core). max_batch: inputs in one query (None: what the program can
+    hold). query_bytes: question and answer of one query. clients: whose evaluation keys are kept at one time, in the
+    server and in each worker; of more clients than that, the one longest idle sends its keys again. part_seconds: the
+    most that one part of a query may take.
+    """
+
+    workers: int | None = None
+    max_batch: int | None = None
+    query_bytes: int = 2 * GIB
+    clients: int = 8
+    part_seconds: float = 600.0
+    max_links: int = 128
+    patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "max_batch", "query_bytes", "clients", "part_seconds", "max_links"):
+            value = getattr(self, name)
+            if value is not None and not value >= (0.1 if name == "part_seconds" else 1):
+                raise SessionError(f"option {name} is {value}; it must be at least 1")
+
+
+class KeyedServer:
+    """Start it, and stop it or use it as a context manager.
+
+    bundle: the server's, loaded. listen: (host, port), port 0 for any free one (default: the bundle's address).
+    stop: set it to have the start given up.
+    Raises BundleError (weights that do not fit), WorkerFailed, WrongPeer (TLS files), CannotListen (port taken).
+    """
+
+    def __init__(
+        self,
+        bundle: KeyedServerBundle,
+        *,
+        listen: Address | None = None,
+        options: KeyedOptions | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._bundle, self._options = bundle, options or KeyedOptions()
+        self.role, self.patience = bundle.role, self._options.patience
+        self.plan, self.query_bytes = bundle.program.plan, self._options.query_bytes
+        self.max_batch = min(self.plan.max_batch, self._options.max_batch or self.plan.max_batch)
+        self._sessions: set[str] = set()
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        accepting = context(bundle.tls, server_side=True)
+        self.workers = Workers(
+            json.dumps(bundle.program.to_json()).encode(),
+            safetensors.torch.save(dict(bundle.tensors)),
+            self._options.workers or _cores(),
+            self._options.clients,
+            self._options.part_seconds,
+        )
+        try:
+            self.workers.start(stop)
+        except QueryRefused as error:
+            raise BundleError(f"{bundle.directory}: its weights do not fit its program: {error}") from None
+        try:
+            self._listener = Listener(
+                listen or bundle.addresses[self.role],
+                accepting,
+                self._serve,
+                timeout=self.patience.step,
+                max_links=self._options.max_links,
+            )
+        except BaseException:
+            self.workers.stop()
+            raise
+
+    def __enter__(self) -> KeyedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> Address:
+        """Where this server listens."""
+        return self._listener.address
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._listener.start()
+        log.info("%s listens at %s port %d, %d workers", self.role, *self.address, len(self.workers.pids))
+
+    def stop(self) -> None:
+        """Break every session and end every worker; clients' keys are gone with them."""
+        self.workers.stop()
+        self._listener.stop()
+
+    def status(self) -> dict[str, Any]:
+        """Public state: nothing about inputs."""
+        return {
+            "role": self.role,
+            "deployment": self._bundle.deployment,
+            "digest": self._bundle.program.digest,
+            "protocol": self._bundle.program.protocol,
+            "workers": len(self.workers.pids),
+            "workers_replaced": self.workers.restarts,
+            "clients_with_keys": self.workers.clients,
+            "sessions": len(self._sessions),
+            "max_batch": self.max_batch,
+            "uptime_seconds": time.monotonic() - self._started,
+            "peak_rss_bytes": peak_rss_bytes() + self.workers.peak_rss_bytes,
+        }
+
+    def _serve(self, channel: Channel) -> None:
+        """One visitor from hello to end; on an error it hears the cause. Nothing it does ends the server."""
+        try:
+            self._converse(channel)
+        except (NetError, SessionError) as error:
+            if not self._listener.stopping:
+                log.warning("%s: link with %s ended: %s", self.role, channel.peer, error)
+            channel.close_with_cause(str(error))
+
+    def _converse(self, channel: Channel) -> None:
+        theirs = hear(channel, self.patience.step)
+        session: str = theirs["session"]
+        mine = Hello(self.role, self._bundle.deployment, self._bundle.program.digest, session)
+        answer(channel, mine, theirs, self.patience.step, max_batch=self.max_batch)
+        if channel.peer != CLIENT:
+            raise WrongPeer(f"role {channel.peer!r} has no business with {self.role}")
+        channel.limits = IDLE
+        with self._lock:
+            if session in self._sessions:
+                raise QueryRefused(f"session {session[:8]}... is open already")
+            self._sessions.add(session)
+        try:
+            KeyedSession(self, channel, session).run()
+        finally:
+            with self._lock:
+                self._sessions.discard(session)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
