@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
@@ -189,15 +189,17 @@ def _bias(op: Op, inputs: Sequence[_Value], node: Node) -> Wide:
         for own, value in zip(limbs, inputs, strict=True)
     ]
     moved = _linear_part(op, stacked, node).reshape(count, -1).numpy().astype(object)
-    total: Wide = sum((limb << (_LIMB * j) for j, limb in enumerate(moved)), np.zeros(moved.shape[1], dtype=object))
-    return total + _own_bias(op, inputs)
+    total: Wide = _own_bias(op, inputs)
+    for j, limb in enumerate(moved):
+        total = total + (limb << (_LIMB * j))
+    return total
 
 
 def _own_bias(op: Op, inputs: Sequence[_Value]) -> Wide:
     zeros = [torch.zeros(1, *value.shape, dtype=torch.int64) for value in inputs]
     if isinstance(op, Offset):
-        mantissa = replace(op, shift=0).evaluate(zeros).reshape(-1).numpy().astype(object)
-        out: Wide = mantissa << op.shift
+        mantissa: Wide = replace(op, shift=0).evaluate(zeros).reshape(-1).numpy().astype(object)
+        out: Wide = mantissa * (1 << op.shift)
         return out
     plain: Wide = op.evaluate(zeros).reshape(-1).numpy().astype(object)
     return plain
@@ -206,9 +208,8 @@ def _own_bias(op: Op, inputs: Sequence[_Value]) -> Wide:
 def _limbs(x: Wide) -> list[NDArray[np.int64]]:
     """x in digits of 24 bits, the last one signed: ``x = sum_j limb_j 2^(24 j)``."""
     out: list[NDArray[np.int64]] = []
-    settled: Callable[[int], bool] = lambda v: -(1 << _LIMB) <= v < 1 << _LIMB  # noqa: E731
-    while not all(settled(v) for v in x):
-        out.append((x & ((1 << _LIMB) - 1)).astype(np.int64))
-        x = x >> _LIMB
-    out.append(x.astype(np.int64))
-    return out
+    rest: Wide = x
+    while not all(-(1 << _LIMB) <= v < 1 << _LIMB for v in rest):
+        out.append((rest & ((1 << _LIMB) - 1)).astype(np.int64))
+        rest = rest >> _LIMB
+    return [*out, rest.astype(np.int64)]

@@ -2,5 +2,6 @@
 
 Reading order: ``roles``, ``bundle`` and ``owner`` (who holds what), ``journal`` and ``material`` (nothing is used
 twice), ``server`` and ``serving`` (a compute server, one client session), ``supply`` and ``dealer`` (offline
-material), ``client``, ``ledger``, and ``local`` (every role on this machine).
+material), ``conversation``, ``sharing`` and ``client`` (who asks), ``ledger``, and ``local`` (every role on this
+machine). ``keyed`` has the roles of protocols with one server and a client's key.
 """

@@ -36,7 +36,7 @@ class Answer:
     """values: real numbers (N, *output_shape). ledger: what it cost.
 
     integers: the exact answer, int64, or an array of Python integers where 63 bits do not hold it; None under an
-    approximate protocol. error_bound: no value is further than this from the integer model's; 0 where it is exact.
+    approximate protocol. error_bound: how far a value may be from the integer model's; 0 where exact.
     """
 
     values: NDArray[np.float64]

@@ -118,10 +118,11 @@ def _affine(
         deviation = hypot(deviation, sqrt(babies * ring.switched(step.primes)) / abs(step.gain_in))
         tiles = 1 << len(layout.folds)
         products = int(layout.used.sum()) if isinstance(layout, Diagonal) else len(layout.index)
-        rounding = ring.encoded + (norm * step.factor * _DOUBLE) ** 2
-        made += tiles * products * read**2 * rounding
+        double = norm * step.factor * _DOUBLE
+        made += tiles * products * read * read * (ring.encoded + double * double)
         made += tiles * len(layout.steps) * ring.switched(step.primes)
-    own = sqrt(made / step.prime**2 + ring.divided + (abs(step.gain_out) * step.reach_out * _DOUBLE) ** 2)
+    double = abs(step.gain_out) * step.reach_out * _DOUBLE
+    own = sqrt(made / step.prime**2 + ring.divided + double * double)
     return hypot(norm * deviation, own / abs(step.gain_out))
 
 
@@ -181,5 +182,5 @@ def check_norms(circuit: Circuit, weights: Owned, norms: Mapping[str, float]) ->
         if isinstance(stage, Affine) and operator_norm(weights[stage.name].weight) > norms[stage.name]:
             raise BadParameters(
                 f"stage {stage.name!r}: the operator norm of these weights exceeds the plan's {norms[stage.name]:g}, "
-                'and its error bound would not hold; plan with options {"norms": Ckks().declare(circuit, weights)}'
+                "and its error bound would not hold; plan with the options that Ckks().declare(circuit, weights) gives"
             )

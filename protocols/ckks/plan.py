@@ -11,7 +11,7 @@ from typing import Any
 from protocols import circuit as circuits
 from protocols.circuit import Circuit
 from protocols.ckks.bound import FAILURE_BITS, Reached, Ring, errors, guessed
-from protocols.ckks.schedule import Schedule, depth, schedule
+from protocols.ckks.schedule import AffineStep, PolynomialStep, Schedule, check_widths, depth, schedule
 from protocols.errors import BadParameters, Misuse
 from protocols.keyed import KeyedCost, Plan
 from protocols.lattice.context import CKKS, ID_BYTES, MAX_MODULUS_BITS, SECURITY_BITS, KeySet, Parameters
@@ -26,6 +26,9 @@ USUAL_BITS = 48
 MIN_BITS, MAX_PRIME_BITS = 24, 54
 SPECIAL_BITS = 6
 RELATIVE_BITS = 16
+"""Without a precision asked for: the bound is this far below the proven range, which no data comes near ..."""
+USUAL_RELATIVE_BITS = 32
+"""... and this far, if wider primes in the same ring can do it."""
 MAX_CHUNKS = 8
 MAX_PARTS = 4096
 _OPTIONS = {"packing", "precision", "norms", "security"}
@@ -54,15 +57,17 @@ class CkksPlan(Plan):
     norms: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        check_widths(self.circuit)
         needed, data = depth(self.circuit) + 1, self.parameters.coefficient[:-1]
         if self.packing not in PACKINGS:
             raise BadParameters(f"packing {self.packing!r} is none of {', '.join(PACKINGS)}")
         if self.parameters.scheme != CKKS or len(data) != needed:
             raise BadParameters(f"{len(data)} data primes for a circuit that needs {needed}")
         widths = {q.bit_length() for q in data}
-        if len(widths) != 1 or not MIN_BITS <= min(widths) <= MAX_PRIME_BITS:
+        if len(widths) != 1 or not MIN_BITS <= min(widths) <= MAX_PRIME_BITS or min(data) < 0.9 * 2 ** min(widths):
             raise BadParameters(
-                f"data primes of {sorted(widths)} bits; one width from {MIN_BITS} to {MAX_PRIME_BITS} is expected"
+                f"data primes of {sorted(widths)} bits; one width from {MIN_BITS} to {MAX_PRIME_BITS} is expected, "
+                "and primes close to that power of two"
             )
         if set(self.norms) != {stage.name for stage in self.circuit.affine}:
             raise BadParameters(f"norms of stages {sorted(self.norms)}; those of the affine stages are expected")
@@ -104,9 +109,15 @@ class CkksPlan(Plan):
 
     @cached_property
     def keys(self) -> KeySet:
-        """The evaluation keys: relinearization for polynomials, rotations for the single packing."""
-        rotations = () if self.layout is None else self.layout.rotations
-        return KeySet(self.parameters, bool(self.circuit.polynomials), rotations)
+        """The evaluation keys: relinearization for polynomials, rotations for the single packing; each for the primes
+        that are left where it is first used."""
+        steps = next(iter(self._runs.values())).steps
+        first = max((step.primes for step in steps if isinstance(step, PolynomialStep)), default=0)
+        if self.layout is None:
+            return KeySet(self.parameters, bool(first), (), first)
+        primes = [step.primes for step in steps if isinstance(step, AffineStep)]
+        used = tuple(primes[self.layout.first_use[step]] for step in self.layout.rotations)
+        return KeySet(self.parameters, bool(first), self.layout.rotations, first, used)
 
     @cached_property
     def _runs(self) -> dict[str, Schedule]:
@@ -257,7 +268,7 @@ class CkksPlan(Plan):
 
 _HELP = (
     "fewer stages, polynomials of lower degree, narrower weights or inputs help, and so do declared norms "
-    '(options {"norms": Ckks().declare(circuit, weights)}); bfv is exact'
+    "(options: what Ckks().declare(circuit, weights) gives); bfv is exact"
 )
 
 
@@ -269,7 +280,8 @@ def make(circuit: Circuit, options: Mapping[str, Any]) -> CkksPlan:
     """The smallest ring that reaches the precision.
 
     options: ``packing`` (both, single, batch); ``precision``: the error bound asked for, in the unit of the integers
-    (default: 2^-16 of the proven range); ``norms``: bounds of operator norms by stage; ``security`` (128).
+    (default: 2^-16 of the proven range, 2^-32 where the same ring can); ``norms``: bounds of operator norms by stage;
+    ``security`` (128).
     """
     unknown = set(options) - _OPTIONS
     if unknown:
@@ -284,21 +296,30 @@ def make(circuit: Circuit, options: Mapping[str, Any]) -> CkksPlan:
     asked = options.get("precision")
     if asked is not None and (type(asked) not in (int, float) or not 0 < asked < float("inf")):
         raise BadParameters(f"precision {asked!r} is no positive number")
-    target = ldexp(1.0, circuit.bits - 1 - RELATIVE_BITS) if asked is None else float(asked)
-    return _choose(circuit, packing, _norms(circuit, options.get("norms")), target)
+    check_widths(circuit)
+    norms = _norms(circuit, options.get("norms"))
+    if asked is not None:
+        return _choose(circuit, packing, norms, float(asked), float(asked))
+    target, usual = (ldexp(1.0, circuit.bits - 1 - relative) for relative in (RELATIVE_BITS, USUAL_RELATIVE_BITS))
+    return _choose(circuit, packing, norms, target, usual)
 
 
-def _choose(circuit: Circuit, packing: str, norms: Mapping[str, float], target: float) -> CkksPlan:
+def _choose(circuit: Circuit, packing: str, norms: Mapping[str, float], target: float, usual: float) -> CkksPlan:
+    """The smallest ring that reaches the target; in it, the narrowest primes that reach ``usual``, or the widest."""
     best: CkksPlan | None = None
     refusal: BadParameters | None = None
-    for parameters in _candidates(depth(circuit) + 1):
-        try:
-            plan = CkksPlan(circuit, parameters, packing, norms)
-            if plan.error_bound <= target:
-                return plan
+    for degree in DEGREES:
+        for parameters in _candidates(degree, depth(circuit) + 1):
+            try:
+                plan = CkksPlan(circuit, parameters, packing, norms)
+            except BadParameters as error:
+                refusal = error
+                continue
             best = plan if best is None or plan.error_bound < best.error_bound else best
-        except BadParameters as error:
-            refusal = error
+            if plan.error_bound <= usual:
+                return plan
+        if best is not None and best.error_bound <= target:
+            return best
     if best is None:
         raise refusal or BadParameters(
             f"stage {circuit.stages[-1].name!r}: {depth(circuit)} divisions by primes of {MIN_BITS} bits or more "
@@ -312,16 +333,15 @@ def _choose(circuit: Circuit, packing: str, norms: Mapping[str, float], target: 
     )
 
 
-def _candidates(count: int) -> Iterator[Parameters]:
-    """Parameters with so many data primes: smallest ring first, the usual width before the widest."""
-    for degree in DEGREES:
-        most = (MAX_MODULUS_BITS[degree] - SPECIAL_BITS) // (count + 1)
-        widths = {min(most, USUAL_BITS), min(most, MAX_PRIME_BITS)}
-        for width in sorted(w for w in widths if w >= MIN_BITS):
-            special = min(width + SPECIAL_BITS, MAX_BITS)
-            data = primes(degree, width, count)
-            if len(data) == count:
-                yield Parameters(CKKS, degree, (*data, *primes(degree, special, 1)))
+def _candidates(degree: int, count: int) -> Iterator[Parameters]:
+    """Parameters with so many data primes: of the usual width, then of the widest that is safe."""
+    most = (MAX_MODULUS_BITS[degree] - SPECIAL_BITS) // (count + 1)
+    widths = {min(most, USUAL_BITS), min(most, MAX_PRIME_BITS)}
+    for width in sorted(w for w in widths if w >= MIN_BITS):
+        special = min(width + SPECIAL_BITS, MAX_BITS)
+        data = primes(degree, width, count)
+        if len(data) == count:
+            yield Parameters(CKKS, degree, (*data, *primes(degree, special, 1)))
 
 
 def _norms(circuit: Circuit, given: Any) -> dict[str, float]:

@@ -42,9 +42,12 @@ class Ckks(KeyedProtocol):
     def __init__(self) -> None:
         self._lock, self._kept = threading.Lock(), list[Prepared]()
 
-    def declare(self, circuit: Circuit, weights: Owned) -> dict[str, float]:
-        """Option ``norms`` for :meth:`plan`: what a tight error bound must know of weights, and all it publishes."""
-        return declared(circuit, weights)
+    def declare(self, circuit: Circuit, weights: Owned) -> dict[str, Any]:
+        """Options for :meth:`plan` that make the error bound tight, and all that they publish about weights.
+
+        ``norms``: the operator norm of every affine stage, rounded up to three leading bits.
+        """
+        return {"norms": declared(circuit, weights)}
 
     def plan(self, circuit: Circuit, options: Mapping[str, Any] | None = None) -> CkksPlan:
         """The smallest ring that reaches the precision.

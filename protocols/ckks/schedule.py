@@ -22,6 +22,7 @@ from protocols.ckks.centred import Centred, centred
 from protocols.errors import BadParameters
 
 MAX_VALUE_BITS = 240
+MAX_CODE_BITS = 53
 ANSWER_ROOM = 3
 _LEAST_SCALAR = 1 << 12
 
@@ -82,6 +83,19 @@ def depth(circuit: Circuit) -> int:
     return len(circuit.affine) + sum(stage.depth for stage in circuit.polynomials)
 
 
+def check_widths(circuit: Circuit) -> None:
+    """Raises BadParameters where values or coefficients are too wide for the book-keeping in double precision."""
+    if max(abs(circuit.low), abs(circuit.high)).bit_length() > MAX_CODE_BITS:
+        raise BadParameters(f"inputs in {circuit.low}..{circuit.high}: ckks serves codes of {MAX_CODE_BITS} bits")
+    for stage in circuit.stages:
+        widest = max(abs(c).bit_length() for c in stage.coefficients) if isinstance(stage, Polynomial) else 0
+        if max(stage.bits, widest) > MAX_VALUE_BITS:
+            raise BadParameters(
+                f"stage {stage.name!r}: values of {stage.bits} bits, coefficients of {widest}; ckks serves up to "
+                f"{MAX_VALUE_BITS}. Use narrower weights or fewer stages"
+            )
+
+
 def schedule(circuit: Circuit, data: tuple[int, ...], *, scalars: bool) -> Schedule:
     """Primes and gains of a circuit over the data primes; scalars: integer weights and one scalar, as batches do.
 
@@ -92,11 +106,6 @@ def schedule(circuit: Circuit, data: tuple[int, ...], *, scalars: bool) -> Sched
     gain = first = below(ldexp(1.0, bits) / reach)
     left, tail, steps = len(data), 0.0, list[Step]()
     for number, stage in enumerate(circuit.stages):
-        if stage.bits > MAX_VALUE_BITS:
-            raise BadParameters(
-                f"stage {stage.name!r}: values of {stage.bits} bits; ckks serves up to {MAX_VALUE_BITS}. Use narrower "
-                "weights or fewer stages"
-            )
         if isinstance(stage, Affine):
             follows = circuit.stages[number + 1] if number + 1 < len(circuit.stages) else None
             step = _affine(stage, follows, data, left, gain, tail, reach, scalars)

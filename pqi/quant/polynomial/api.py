@@ -84,15 +84,20 @@ def to_polynomial(
     known = _labels(labels, len(inputs), graph)
     plan = Plan(epochs, batch, learning_rate, labels_weight, seed, answer_bits)
     trainer = Trainer(student, teacher, Data(inputs, known, encode, *quantizer.code_range, augment), plan, progress)
+    return _trained(trainer, quantizer, epochs // 3 if moments else 0)
+
+
+def _trained(trainer: Trainer, quantizer: Quantizer, warm: int) -> PolynomialModel:
+    """Training, and the model; raises QuantizationError where the bits asked for were never kept."""
+    student, wanted, epochs = trainer.student, trainer.plan.answer_bits, trainer.plan.epochs
 
     def small_enough() -> bool:
         alive = all(bool(student.codes(name).any()) for name in student.index)
-        return answer_bits is None or (alive and lowered(student, quantizer).bits <= answer_bits)
+        return wanted is None or (alive and lowered(student, quantizer).bits <= wanted)
 
-    warm = epochs // 3 if moments else 0
     if not trainer.run(warm, small_enough):
         raise QuantizationError(
-            f"{epochs} epochs gave no network whose answers fit answer_bits = {answer_bits} with weights other than 0 "
+            f"{epochs} epochs gave no network whose answers fit answer_bits = {wanted} with weights other than 0 "
             f"(the last one needs {lowered(student, quantizer).bits}): ask for more bits, or use fewer input_bits"
         )
     return lowered(student, quantizer)

@@ -29,6 +29,7 @@ from pqi.session.keyed.workers import Workers
 from pqi.session.ledger import peak_rss_bytes
 from pqi.session.roles import CLIENT
 from pqi.session.serving import Patience
+from protocols.keyed import Plan
 
 log = logging.getLogger("pqi.server")
 
@@ -77,7 +78,7 @@ class KeyedServer:
         self._bundle, self._options = bundle, options or KeyedOptions()
         self.role, self.patience = bundle.role, self._options.patience
         self.plan, self.query_bytes = bundle.program.plan, self._options.query_bytes
-        self.max_batch = min(self.plan.max_batch, self._options.max_batch or self.plan.max_batch)
+        self.max_batch = _affordable(self.plan, self._options)
         self._sessions: set[str] = set()
         self._lock = threading.Lock()
         self._started = time.monotonic()
@@ -169,6 +170,14 @@ class KeyedServer:
         finally:
             with self._lock:
                 self._sessions.discard(session)
+
+
+def _affordable(plan: Plan, options: KeyedOptions) -> int:
+    """Inputs of one query: what the plan holds, the options allow, and the limit of bytes leaves room for."""
+    most = min(plan.max_batch, options.max_batch or plan.max_batch)
+    while most > 1 and (cost := plan.cost(most)).question + cost.answer > options.query_bytes:
+        most //= 2
+    return most
 
 
 def _cores() -> int:

@@ -303,12 +303,14 @@ def test_labels_need_answers_that_are_one_row_of_classes() -> None:
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_a_logistic_regression_needs_no_square_and_just_works(outputs: int) -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_logistic_regression_needs_no_square_and_just_works(outputs: int, labelled: bool) -> None:
     net, x = seeded(lambda: nn.Linear(6, outputs)), data(300)
     with torch.no_grad():
         answers = net(x)
     labels = (answers[:, 0] > 0).long() if outputs == 1 else answers.argmax(1)
-    model = to_polynomial(net, x, labels, weight_bits=7, input_bits=8, epochs=15)
+    known = labels if labelled else None
+    model = to_polynomial(net, x, known, weight_bits=7, input_bits=8, epochs=15, labels_weight=0.1)
     found = model.predict(x)
     classes = (found[:, 0] > 0) if outputs == 1 else found.argmax(1)
     assert model.depth == 0 and float((classes == labels.numpy()).mean()) > 0.96

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,10 +145,22 @@ def test_augmentation_and_progress_see_every_epoch(digits: Digits) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)] and shapes == {(1, 8, 8)}
 
 
+@pytest.fixture(scope="module")
+def mnist() -> Any:
+    """((images, labels), (images, labels)) as load.py of PQI_DATA has them."""
+    path = os.path.join(os.environ["PQI_DATA"], "load.py")
+    spec = importlib.util.spec_from_file_location("pqi_data_load", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.mnist()
+
+
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_mnist_network_of_two_squares_keeps_98_5_percent(mnist: Callable[[], Any]) -> None:
-    (images, labels), (test, truth) = mnist()
+@pytest.mark.skipif("PQI_DATA" not in os.environ, reason="PQI_DATA does not name the folder of data sets")
+def test_the_mnist_network_of_two_squares_keeps_98_5_percent(mnist: Any) -> None:
+    (images, labels), (test, truth) = mnist
     x, y = torch.from_numpy(images[:, None].astype(np.float32) / 255), torch.from_numpy(labels.astype(np.int64))
     net = trained(mnist_cnn, x, y, epochs=6, batch=128, rate=5e-3, augment=shift)
     model = pqi.to_polynomial(

@@ -283,11 +283,15 @@ def test_while_every_place_is_in_use_a_further_client_is_refused_with_the_reason
         assert same(second.predict(inputs(1)), affine_model(), inputs(1))
 
 
-def test_a_query_over_the_limit_of_bytes_is_refused_before_it_is_sent(tmp_path: Path) -> None:
-    with deployment(tmp_path, bounds=options(query_bytes=500)) as made, made.client() as client:
-        assert same(client.predict(inputs(1)), affine_model(), inputs(1))
-        with pytest.raises(QueryFailed, match="over this server's limit of 500; ask for fewer at a time"):
-            client.predict(inputs(4))
+def test_a_query_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    with deployment(tmp_path / "some", bounds=options(query_bytes=500)) as made, made.client() as client:
+        answer = client.predict(inputs(4))  # of 800 bytes
+        assert same(answer, affine_model(), inputs(4))
+        assert answer.ledger.queries == 2
+    says = "of 1 inputs have 224 bytes, over this server's limit of 100"
+    none = deployment(tmp_path / "none", bounds=options(query_bytes=100))
+    with none as made, made.client() as client, pytest.raises(QueryFailed, match=says):
+        client.predict(inputs(1))
 
 
 def test_weights_that_do_not_fit_the_program_keep_a_server_from_starting(tmp_path: Path) -> None:
