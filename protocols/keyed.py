@@ -95,6 +95,10 @@ class KeyHolder(ABC):
 class Evaluator(ABC):
     """The server's end for one client: weights and evaluation keys. Holds no secret key and has no field for one."""
 
+    def warm(self, part: int) -> None:
+        """Prepare what the part of that number of a small query needs, before it comes. Changes no result."""
+        return
+
     @abstractmethod
     def evaluate(self, n: int, part: int, question: bytes) -> bytes:
         """One part of a query of n inputs. Raises PeerMisbehaved on what is no question of this plan and these keys."""
@@ -107,6 +111,10 @@ class KeyedProtocol(ABC):
     exact: ClassVar[bool]
     max_degree: ClassVar[int]  # of polynomials it serves; 1: affine circuits only
     security: ClassVar[SecurityStatement]
+
+    def declare(self, circuit: Circuit, weights: Owned) -> dict[str, Any]:
+        """Options for :meth:`plan` that the model owner takes from the weights, and thereby publishes: nothing here."""
+        return {}
 
     @abstractmethod
     def plan(self, circuit: Circuit, options: Mapping[str, Any] | None = None) -> Plan:

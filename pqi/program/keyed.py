@@ -112,9 +112,10 @@ def compile_keyed(model: Model, protocol: str, options: Mapping[str, Any] | None
     protocol: a name from ``protocols.KEYED``. options: the protocol's own (see its ``plan``).
     Raises ProgramError naming the layer or stage that cannot be served, and what would help.
     """
-    circuit, _ = circuit_of(model)
+    circuit, weights = circuit_of(model)
     try:
-        plan = protocols.get_keyed(protocol).plan(circuit, options)
+        backend = protocols.get_keyed(protocol)
+        plan = backend.plan(circuit, {**backend.declare(circuit, weights), **(options or {})})
     except ProtocolError as error:
         raise ProgramError(f"protocol {protocol!r}: {error}") from error
     return KeyedProgram(protocol, plan, tuple(model.graph.input.shape), tuple(model.output_shape))

@@ -38,8 +38,9 @@ class BfvEvaluator(Evaluator):
             self._engines[prime] = Engine(context, self._keys.under(context))
         return self._engines[prime]
 
-    def warm(self, prime: int) -> None:
-        """Read the keys and make the single packing's plaintexts for one plain prime now, not at the first question."""
+    def warm(self, part: int) -> None:
+        """Read the keys and make the single packing's plaintexts of the part's prime now, not at the first question."""
+        prime = part % len(self._prepared.plan.parameters)
         self._engine(prime)
         if self._prepared.plan.layout is not None:
             self._prepared.products(prime)

@@ -35,11 +35,11 @@ class Done:
 class Process:
     """One worker process. Belongs to one thread; ``kill`` may come from another.
 
-    loaded: slots whose keys it was given.
+    number: its place among its fellows. loaded: slots whose keys it was given.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, number: int) -> None:
+        self.number, self.name = number, f"worker {number}"
         self.loaded: set[int] = set()
         self.peak_rss_bytes = 0
         self._late = False

@@ -29,7 +29,7 @@ from protocols.errors import Misuse, PeerMisbehaved, ProtocolError
 from protocols.keyed import Evaluator, KeyedProtocol
 
 log = logging.getLogger("pqi.worker")
-LOAD, KEYS, DROP, PART = "load", "keys", "drop", "part"
+LOAD, KEYS, WARM, DROP, PART = "load", "keys", "warm", "drop", "part"
 FINE, PEER, REFUSED, INTERNAL = "fine", "peer", "refused", "internal"
 
 
@@ -56,6 +56,11 @@ class Worker:
         self._evaluators[slot] = self._backend.evaluator(self._program.plan, self._weights, keys)
         return b""
 
+    def warm(self, slot: int, part: int) -> bytes:
+        """Make ready, before it is asked, what parts of that number need."""
+        self._evaluators[slot].warm(part)
+        return b""
+
     def drop(self, slot: int) -> bytes:
         """Forget a client's keys."""
         self._evaluators.pop(slot, None)
@@ -74,6 +79,8 @@ class Worker:
             return self.load(pipe.recv_bytes(), pipe.recv_bytes())
         if what == KEYS:
             return self.keys(order["slot"], pipe.recv_bytes())
+        if what == WARM:
+            return self.warm(order["slot"], order["part"])
         if what == DROP:
             return self.drop(order["slot"])
         return self.part(order["slot"], order["n"], order["part"], pipe.recv_bytes())

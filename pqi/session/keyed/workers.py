@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from pqi.session.errors import QueryRefused, WorkerFailed
 from pqi.session.keyed.process import Done, Process
-from pqi.session.keyed.worker import DROP, KEYS, LOAD, PART
+from pqi.session.keyed.worker import DROP, KEYS, LOAD, PART, WARM
 from protocols.errors import PeerMisbehaved
 
 log = logging.getLogger("pqi.server")
@@ -25,7 +25,7 @@ _LOOK_SECONDS = 0.1
 _PAUSE_SECONDS = 1.0  # before a worker that dies again and again is replaced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Task:
     n: int
     part: int
@@ -88,7 +88,7 @@ class Workers:
             threading.Thread(target=self._give_up, args=(stop, over), daemon=True).start()
         try:
             for i in range(len(self._processes)):
-                self._processes[i] = Process(f"worker {i}")
+                self._processes[i] = Process(i)
             for process in self._living():
                 process.order(LOAD, _START_SECONDS, self._program, self._tensors)
         except BaseException:
@@ -223,7 +223,7 @@ class Workers:
             process.close()
 
     def _replace(self, i: int) -> Process:
-        process = self._processes[i] = Process(f"worker {i}")
+        process = self._processes[i] = Process(i)
         self.restarts += 1
         try:
             process.order(LOAD, _START_SECONDS, self._program, self._tensors)
@@ -256,7 +256,7 @@ class Workers:
         """The next part of the client whose turn it is, or keys that this process lacks."""
         while self._turns:
             slot = self._turns.popleft()
-            task = slot.tasks.popleft()
+            task = self._pick(slot, process.number)
             if slot.tasks:
                 self._turns.append(slot)
             if task.future.set_running_or_notify_cancel():
@@ -266,6 +266,16 @@ class Workers:
         if missing is not None:
             missing.running += 1
         return missing, None
+
+    def _pick(self, slot: Slot, number: int) -> _Task:
+        """A part of a client's work: one that this process has done the like of before, if there is any.
+
+        Parts of one number need the same keys and weights, made ready at their first use: each process has its own.
+        """
+        count = len(self._processes)
+        task = next((task for task in slot.tasks if task.part % count == number), slot.tasks[0])
+        slot.tasks.remove(task)
+        return task
 
     def _serve(self, process: Process, slot: Slot, task: _Task | None) -> None:
         failure: Exception | None = None
@@ -307,3 +317,4 @@ class Workers:
                 slot.admitted.set_exception(failure)
         if failure is not None:
             raise failure
+        process.order(WARM, self._seconds, slot=slot.number, part=process.number)

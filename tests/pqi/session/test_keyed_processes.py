@@ -9,7 +9,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keyedkit import affine_model, inputs, same
@@ -39,16 +41,22 @@ if "PQI_WITNESS" in os.environ:
 """
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    home = tmp_path_factory.mktemp("witness")
+@contextmanager
+def witnessed(home: Path, protocol: str, **more: Any) -> Iterator[LocalService]:
+    """A deployment whose processes tell their modules when they are asked."""
     (home / "sitecustomize.py").write_text(textwrap.dedent(WITNESS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PQI_WITNESS", str(home))
         patch.setenv("PYTHONPATH", str(home))
-        bounds = {"workers": 2, "max_batch": 20}
-        with local(affine_model(), "paillier", options=FAST, server_options=bounds) as made:
+        with local(affine_model(), protocol, **more) as made:
             yield made
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    bounds = {"workers": 2, "max_batch": 20}
+    with witnessed(tmp_path_factory.mktemp("witness"), "paillier", options=FAST, server_options=bounds) as made:
+        yield made
 
 
 def exact(service: LocalService, n: int = 5) -> bool:
@@ -85,17 +93,30 @@ def test_a_server_with_two_workers_and_this_process_answer_exactly(service: Loca
 
 def test_neither_the_server_nor_a_worker_imports_what_makes_or_holds_a_key(service: LocalService) -> None:
     assert exact(service)
+    no_key_in(service, "paillier")
+
+
+@pytest.mark.parametrize("protocol", ["bfv", "ckks"])
+def test_nor_do_they_under_lattice_protocols(tmp_path: Path, protocol: str) -> None:
+    pytest.importorskip("tenseal")
+    with witnessed(tmp_path, protocol, server_options={"workers": 1}) as made:
+        made.predict(inputs(1))
+        no_key_in(made, protocol)
+
+
+def no_key_in(service: LocalService, protocol: str) -> None:
     server = service.processes["server_a"].pid
     for pid in (server, *workers_of(server)):
         os.kill(pid, signal.SIGUSR1)
         report = Path(os.environ["PQI_WITNESS"], str(pid))
         until(report.exists, f"process {pid} tells its modules")
         modules = report.read_text().split()
-        holding = [name for name in modules if name.startswith("protocols.") and name.endswith((".client", ".private"))]
+        assert f"protocols.{protocol}.server" in modules
+        ends = (".client", ".private", ".secret")
+        holding = [name for name in modules if name.startswith("protocols.") and name.endswith(ends)]
         assert holding == []
         assert not {"phe", "pqi.session.client", "pqi.session.keyed.asking"} & set(modules)
-        assert "protocols.paillier.server" in modules or pid == server
-    assert "protocols.paillier.client" in sys.modules  # what was looked for is there where it belongs
+    assert f"protocols.{protocol}.client" in sys.modules  # what was looked for is there where it belongs
 
 
 def test_no_byte_that_is_sent_or_stored_holds_the_secret_key(

@@ -12,7 +12,7 @@ from keyedkit import Deployment, affine_model, deployment, inputs, options
 import protocols
 from pqi.net.channel import Channel
 from pqi.net.errors import PeerReported
-from pqi.net.frames import Limits
+from pqi.net.frames import FrameType, Limits
 from pqi.net.hello import Hello, greet
 from pqi.net.tls import TlsFiles, context, dial
 from pqi.session.bundle import load_client
@@ -23,6 +23,7 @@ from pqi.session.material import new_id
 from protocols.keyed import KeyHolder
 
 NEEDS = {"paillier": "phe", "bfv": "tenseal", "ckks": "tenseal"}
+NAME = 16  # bytes in front of a message that name the keys
 CODES = np.zeros((1, 6), dtype=np.int64)
 
 
@@ -54,9 +55,9 @@ class Visitor:
         with self.channel, pytest.raises(PeerReported) as caught:
             while True:
                 self.channel.receive_control(30, "a refusal")
-        assert "internal error" not in caught.value.cause
-        assert "killed" not in caught.value.cause
-        return caught.value.cause
+        cause = caught.value.cause
+        assert not any(bad in cause for bad in ("internal error", "killed", "timed out")), cause
+        return cause
 
 
 @pytest.fixture(scope="module", params=sorted(NEEDS))
@@ -88,16 +89,29 @@ def holder(settled: Client) -> KeyHolder:
     return protocols.get_keyed(settled.program.protocol).key_holder(settled.program.plan)
 
 
-def keys_length(settled: Client) -> int:
-    return settled.program.plan.cost(1).keys
-
-
 def test_bytes_that_are_no_keys_are_refused(running: Deployment, settled: Client) -> None:
-    size = keys_length(settled)
-    for keys in (bytes(size), b"\xff" * size, secrets.token_bytes(size)):
+    visitor = Visitor(running)
+    visitor.bring(b"\xff" * settled.program.plan.cost(1).keys)
+    assert visitor.is_refused()
+
+
+def test_keys_in_range_that_mean_nothing_harm_nobody_but_who_sent_them(
+    running: Deployment, settled: Client, holder: KeyHolder
+) -> None:
+    """They cannot always be told from good ones. What is asked under them is refused, or answered with noise."""
+    question, cost = holder.encrypt(CODES)[0], settled.program.plan.cost(1)
+    for make in (bytes, secrets.token_bytes):
+        keys = make(cost.keys)
         visitor = Visitor(running)
-        visitor.bring(keys)
-        assert visitor.is_refused()
+        with visitor.channel:
+            try:
+                visitor.bring(keys)
+                visitor.hear("keys-known")
+                visitor.ask(keys[:NAME] + question[NAME:])
+                visitor.hear("result")
+                assert len(visitor.channel.receive_binary(10, "noise")) == cost.answers[0]
+            except PeerReported as refusal:
+                assert not any(bad in refusal.cause for bad in ("internal error", "killed", "timed out"))
 
 
 def test_keys_with_one_part_destroyed_are_refused(running: Deployment, holder: KeyHolder) -> None:
@@ -126,6 +140,36 @@ def test_bytes_that_are_no_question_under_these_keys_are_refused(
     visitor.hear("keys-known")
     visitor.ask(sent)
     assert visitor.is_refused()
+
+
+def test_no_byte_that_is_sent_or_stored_holds_a_lattice_secret(
+    running: Deployment, settled: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settled.program.protocol == "paillier":
+        pytest.skip("whose primes are looked for where every role is a process")
+    from protocols.lattice import wire
+
+    sent: list[bytes] = []
+    queue = Channel._queue
+
+    def spy(self: Channel, kind: FrameType, payload: bytes, during: str) -> None:
+        sent.append(bytes(payload))
+        queue(self, kind, payload, during)
+
+    monkeypatch.setattr(Channel, "_queue", spy)
+    with running.client() as client:
+        client.predict(inputs(1))
+        own = client._talk._holder._secret
+    words = np.frombuffer(wire.saved(own._secrets[0])[-8 * 4096 :], np.uint64)
+    # A thousand of its residues, in each width that a residue may have on the wire.
+    forms = [words.view(np.uint8).reshape(-1, 8)[:1000, :width].tobytes() for width in (6, 7, 8)]
+    moved = b"".join(sent)
+    stored = b"".join(path.read_bytes() for path in running.directory.rglob("*") if path.is_file())
+    assert own.name in moved  # what is public is found this way
+    assert len(moved) > settled.program.plan.cost(1).keys
+    for form in forms:
+        for at in (0, len(form) // 2):
+            assert form[at : at + 24] not in moved + stored
 
 
 def test_an_answer_that_was_altered_on_the_server_is_refused_where_it_cannot_be_one(
