@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from protocols.lattice.residues import Words
 
 SEED_BYTES = 64
 _ENVELOPE = struct.Struct("<2sBBBBHQ")
-_MAGIC, _MAJOR, _MINOR = b"\x5e\xa1", 4, 3
+_MAGIC, _MAJOR, _MINORS = b"\x5e\xa1", 4, range(1, 4)
 _PLAIN, _ZSTD = 0, 2
 _MEMBERS = struct.Struct("<32s?QQQdQ")
 _BLAKE2XB = 1
@@ -232,8 +233,18 @@ def _widened(level: Level, key: memoryview, primes: int, what: str) -> Iterator[
 
 def envelope(members: bytes) -> bytes:
     """Members behind SEAL's header, uncompressed."""
-    head = _ENVELOPE.pack(_MAGIC, _ENVELOPE.size, _MAJOR, _MINOR, _PLAIN, 0, _ENVELOPE.size + len(members))
+    head = _ENVELOPE.pack(_MAGIC, _ENVELOPE.size, _MAJOR, _minor(), _PLAIN, 0, _ENVELOPE.size + len(members))
     return head + members
+
+
+@cache
+def _minor() -> int:
+    """Minor version of the installed SEAL: it marks its streams with it and reads no other's. Members are equal."""
+    _, _, major, minor, _, _, _ = _ENVELOPE.unpack_from(_through(None, seal.Plaintext("1").save))
+    if major != _MAJOR or minor not in _MINORS:
+        known = f"{_MAJOR}.{_MINORS.start} to {_MAJOR}.{_MINORS.stop - 1}"
+        raise BadParameters(f"SEAL {major}.{minor} is installed; the streams known here are those of {known}")
+    return int(minor)
 
 
 def _members(level: Level, scale: float, elements: int = 2) -> bytes:
@@ -265,9 +276,8 @@ def _halves(members: bytes, level: Level, *, seeded: bool) -> tuple[Words, bytes
 def saved(made: Any) -> bytes:
     """SEAL's members of what was made here, decompressed."""
     data: bytes = _through(None, made.save)
-    _, size, major, minor, compression, _, _ = _ENVELOPE.unpack_from(data)
-    if (major, minor) != (_MAJOR, _MINOR):
-        raise BadParameters(f"SEAL {major}.{minor} is installed; the streams known here are those of {_MAJOR}.{_MINOR}")
+    _minor()  # a version that is not known is refused
+    _, size, _, _, compression, _, _ = _ENVELOPE.unpack_from(data)
     if compression == _PLAIN:
         return data[size:]
     if compression != _ZSTD:
