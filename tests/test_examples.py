@@ -33,6 +33,7 @@ def test_there_are_examples() -> None:
         "bring_your_own_module",
         "split_and_serve",
         "fewer_bits",
+        "one_server",
     }
 
 
@@ -64,6 +65,15 @@ def test_bring_your_own_module_shows_the_refusal_the_fix_and_the_cost(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "aten.gelu" in done.stdout and "bring_your_own_module.py:" in done.stdout
     assert "dealt beforehand" in done.stdout
+
+
+@pytest.mark.slow
+def test_one_server_answers_under_a_key_what_the_plain_model_answers(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = run("one_server", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "100.0% of 8 private images" in done.stdout
+    assert left_in(tmp_path) == set()
 
 
 @pytest.mark.slow
