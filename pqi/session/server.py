@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pqi.net.channel import Channel
-from pqi.net.errors import ConnectionLost, NetError, Timeout, WrongPeer
+from pqi.net.errors import ConnectionLost, Timeout, WrongPeer
 from pqi.net.frames import GIB, KIB, MIB, Limits
-from pqi.net.hello import Hello, answer, greet, hear
+from pqi.net.hello import Hello, greet
 from pqi.net.listener import Listener
 from pqi.net.tls import context, dial
 from pqi.program import PartyRunner
@@ -23,6 +23,7 @@ from pqi.session.errors import BundleError, QueryRefused, SessionError
 from pqi.session.journal import DEFAULT_BLOCK, Journal
 from pqi.session.ledger import peak_rss_bytes
 from pqi.session.material import EpochKeys, KeyBytes, Pool, new_id
+from pqi.session.port import Port
 from pqi.session.roles import CLIENT, DEALER, SERVER_A, SERVERS
 from pqi.session.serving import ClientSession, Patience
 from pqi.session.supply import receive_epochs, supply_limits
@@ -67,7 +68,7 @@ class PeerLink:
     finished: threading.Event = field(default_factory=threading.Event)
 
 
-class ComputeServer:
+class ComputeServer(Port):
     """Server A or B of a deployment. Start it, and stop it or use it as a context manager.
 
     bundle: this role's, loaded. listen: (host, port), port 0 for any free one (default: the bundle's address).
@@ -117,23 +118,6 @@ class ComputeServer:
             self.journal.close()
             raise
 
-    def __enter__(self) -> ComputeServer:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    @property
-    def address(self) -> Address:
-        """Where this server listens."""
-        return self._listener.address
-
-    def start(self) -> None:
-        """Begin to serve."""
-        self._listener.start()
-        log.info("%s listens at %s port %d", self.role, *self.address)
-
     def stop(self) -> None:
         """Break every session and close the journal; unused material is burnt with the process's memory."""
         with self._changed:
@@ -162,21 +146,9 @@ class ComputeServer:
 
     # ------------------------------------------------------------------ one connection
 
-    def _serve(self, channel: Channel) -> None:
-        """One visitor from hello to end; on an error it hears the cause. Nothing it does ends the server."""
-        try:
-            self._converse(channel)
-        except (NetError, SessionError) as error:
-            if not self._listener.stopping:
-                log.warning("%s: link with %s ended: %s", self.role, channel.peer, error)
-            channel.close_with_cause(str(error))
-
     def _converse(self, channel: Channel) -> None:
-        """Hear who it is (the certificate's word), compare what both hold, and do what that role may ask."""
-        theirs = hear(channel, self.patience.step)
+        theirs = self._greeted(channel, self._bundle, self._bundle.program.digest)
         session: str = theirs["session"]
-        mine = Hello(self.role, self._bundle.deployment, self._bundle.program.digest, session)
-        answer(channel, mine, theirs, self.patience.step, max_batch=self.max_batch)
         if channel.peer == CLIENT:
             self._serve_client(channel, session)
         elif channel.peer == DEALER and self._bundle.program.needs_dealer:

@@ -17,9 +17,8 @@ from typing import Any
 import safetensors.torch
 
 from pqi.net.channel import Channel
-from pqi.net.errors import NetError, WrongPeer
+from pqi.net.errors import WrongPeer
 from pqi.net.frames import GIB
-from pqi.net.hello import Hello, answer, hear
 from pqi.net.listener import Listener
 from pqi.net.tls import context
 from pqi.session.bundle import Address, KeyedServerBundle
@@ -27,6 +26,7 @@ from pqi.session.errors import BundleError, QueryRefused, SessionError
 from pqi.session.keyed.serving import IDLE, KeyedSession
 from pqi.session.keyed.workers import Workers
 from pqi.session.ledger import peak_rss_bytes
+from pqi.session.port import Port
 from pqi.session.roles import CLIENT
 from pqi.session.serving import Patience
 from protocols.keyed import Plan
@@ -59,7 +59,7 @@ class KeyedOptions:
                 raise SessionError(f"option {name} is {value}; it must be at least 1")
 
 
-class KeyedServer:
+class KeyedServer(Port):
     """Start it, and stop it or use it as a context manager.
 
     bundle: the server's, loaded. listen: (host, port), port 0 for any free one (default: the bundle's address).
@@ -106,23 +106,6 @@ class KeyedServer:
             self.workers.stop()
             raise
 
-    def __enter__(self) -> KeyedServer:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    @property
-    def address(self) -> Address:
-        """Where this server listens."""
-        return self._listener.address
-
-    def start(self) -> None:
-        """Begin to serve."""
-        self._listener.start()
-        log.info("%s listens at %s port %d, %d workers", self.role, *self.address, len(self.workers.pids))
-
     def stop(self) -> None:
         """Break every session and end every worker; clients' keys are gone with them."""
         self.workers.stop()
@@ -144,20 +127,8 @@ class KeyedServer:
             "peak_rss_bytes": peak_rss_bytes() + self.workers.peak_rss_bytes,
         }
 
-    def _serve(self, channel: Channel) -> None:
-        """One visitor from hello to end; on an error it hears the cause. Nothing it does ends the server."""
-        try:
-            self._converse(channel)
-        except (NetError, SessionError) as error:
-            if not self._listener.stopping:
-                log.warning("%s: link with %s ended: %s", self.role, channel.peer, error)
-            channel.close_with_cause(str(error))
-
     def _converse(self, channel: Channel) -> None:
-        theirs = hear(channel, self.patience.step)
-        session: str = theirs["session"]
-        mine = Hello(self.role, self._bundle.deployment, self._bundle.program.digest, session)
-        answer(channel, mine, theirs, self.patience.step, max_batch=self.max_batch)
+        session: str = self._greeted(channel, self._bundle, self._bundle.program.digest)["session"]
         if channel.peer != CLIENT:
             raise WrongPeer(f"role {channel.peer!r} has no business with {self.role}")
         channel.limits = IDLE
