@@ -24,6 +24,7 @@ def keys(
     """
     from pqi.net.authority import CA_DAYS, ROLE_DAYS
     from pqi.session.owner import make_keys
+    from pqi.session.roles import DEALER
 
     made = make_keys(directory)
     folders = sorted(path.parent for path in made.glob("*/tls"))
@@ -32,9 +33,10 @@ def keys(
     for folder in folders:
         rows.add_row(folder.name, plain(str(folder / "tls")), f"{ROLE_DAYS} days")
     out().print(rows)
+    deal = ", pqi deal for the dealer" if any(folder.name == DEALER for folder in folders) else ""
     out().print(
         f"{plain(str(made / 'authority'))} holds the key that makes certificates: no role needs it, carry it nowhere.\n"
-        "Next: pqi serve for each server, pqi deal for the dealer, each with its own folder."
+        f"Next: pqi serve for each server{deal}, each with its own folder."
     )
     roles = {folder.name: str(folder / "tls") for folder in folders}
     days = {"authority_days": CA_DAYS, "role_days": ROLE_DAYS}

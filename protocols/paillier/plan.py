@@ -113,6 +113,7 @@ class PaillierPlan(Plan):
     def facts(self) -> Mapping[str, str]:
         """In the order in which a person asks."""
         one, full, slots = self.cost(1), self.cost(self.packing.slots), self.packing.slots
+        few, many = self.answers(1), self.answers(slots)
         return {
             "key": f"{self.key_bits}-bit modulus, made and kept by the client; {one.keys} bytes of public key",
             "security": _strength(self.key_bits),
@@ -121,7 +122,7 @@ class PaillierPlan(Plan):
             "answers": f"{self.circuit.bits} signed bits by proof, exact",
             "slots": f"{slots} samples of {self.packing.width} bits (with a guard bit) in one plaintext",
             "made ahead": f"encryptions of zero, each used once: {self.circuit.inputs} a question at the client, "
-            f"{self.answers(1)} to {self.answers(slots)} an answer at the server",
+            f"{few if few == many else f'{few} to {many}'} an answer at the server",
             "one sample": f"question {one.question} bytes, answer {one.answer} bytes",
             f"{slots} samples": f"question {full.question} bytes, answer {full.answer} bytes",
         }
