@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import BadParameters
+from protocols.errors import BadParameters, Misuse
 
 Integers: TypeAlias = NDArray[np.int64]
 Wide: TypeAlias = NDArray[np.object_]
@@ -136,6 +136,13 @@ class Circuit:
     def bits(self) -> int:
         """Signed bits that hold every answer: what the modulus of an exact protocol must cover."""
         return self.stages[-1].bits
+
+    def check_inputs(self, codes: Integers) -> None:
+        """Raise Misuse unless codes are int64 ``(n, inputs)`` within [low, high]: what the proof speaks of."""
+        if codes.ndim != 2 or codes.shape[1] != self.inputs or codes.dtype != np.int64:
+            raise Misuse(f"codes {codes.dtype} {codes.shape}; this circuit takes int64 (n, {self.inputs})")
+        if codes.size and not self.low <= int(codes.min()) <= int(codes.max()) <= self.high:
+            raise Misuse(f"a code lies outside {self.low}..{self.high}, the range of the circuit's proof")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protocols.bfv.choose import SINGLE
 from protocols.bfv.plan import BfvPlan, Part
 from protocols.circuit import Integers, Wide
-from protocols.errors import Misuse, NoiseExhausted, PeerMisbehaved
+from protocols.errors import NoiseExhausted, PeerMisbehaved
 from protocols.keyed import KeyHolder, Opened
 from protocols.lattice import wire
 from protocols.lattice.context import Context
@@ -44,11 +44,7 @@ class BfvKeys(Secret, KeyHolder):
 
     def encrypt(self, codes: Integers) -> list[bytes]:
         """Seeded symmetric ciphertexts, one message per part."""
-        circuit = self._plan.circuit
-        if codes.ndim != 2 or codes.shape[1] != circuit.inputs or not np.issubdtype(codes.dtype, np.integer):
-            raise Misuse(f"codes {codes.dtype} {codes.shape}; integers (n, {circuit.inputs}) are expected")
-        if codes.size and not circuit.low <= int(codes.min()) <= int(codes.max()) <= circuit.high:
-            raise Misuse(f"a code lies outside {circuit.low}..{circuit.high}")
+        self._plan.circuit.check_inputs(codes)
         return [self._question(part, codes[part.first : part.last]) for part in self._plan.parts(len(codes))]
 
     def _question(self, part: Part, codes: Integers) -> bytes:

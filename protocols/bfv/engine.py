@@ -15,15 +15,15 @@ from protocols.bfv.weights import constant
 from protocols.errors import Misuse
 from protocols.lattice import wire
 from protocols.lattice.context import Context, LoadedKeys
+from protocols.lattice.engine import LatticeEngine
 from protocols.lattice.residues import flood, uniform
 
 
-class Engine:
+class Engine(LatticeEngine):
     """Homomorphic steps on ciphertexts of one context."""
 
     def __init__(self, context: Context, keys: LoadedKeys) -> None:
-        self.context, self.keys = context, keys
-        self.seal = context.evaluator
+        super().__init__(context, keys)
         self.plain = context.parameters.plain
 
     def dropped(self, x: Any, primes: int) -> Any:
@@ -44,12 +44,6 @@ class Engine:
         out = seal.Ciphertext()
         self.seal.rotate_rows(x, step, self.keys.galois, out)
         return out
-
-    def folded(self, x: Any, folds: Sequence[int]) -> Any:
-        """The sum over tiles: the row rotated by each step is added, in place."""
-        for step in folds:
-            self.seal.add_inplace(x, self.rotated(x, step))
-        return x
 
     def transformed(self, x: Any) -> Any:
         """A copy in NTT form, where products with plaintexts are cheap."""
@@ -75,16 +69,6 @@ class Engine:
             return self.zero(primes)
         self.seal.transform_from_ntt_inplace(total)
         return total
-
-    def product(self, x: Any, y: Any) -> Any:
-        """``x y``, relinearized."""
-        out = seal.Ciphertext()
-        if x is y:
-            self.seal.square(x, out)
-        else:
-            self.seal.multiply(x, y, out)
-        self.seal.relinearize_inplace(out, self.keys.relinearize)
-        return out
 
     def polynomial(self, x: Any, coefficients: Sequence[int], primes: int) -> Any:
         """``sum c_i x^i`` slot by slot, coefficients mod t."""

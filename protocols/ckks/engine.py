@@ -8,15 +8,11 @@ from typing import Any
 import tenseal.sealapi as seal
 
 from protocols.ckks.schedule import PolynomialStep
-from protocols.lattice.context import Context, LoadedKeys
+from protocols.lattice.engine import LatticeEngine
 
 
-class Engine:
+class Engine(LatticeEngine):
     """Homomorphic steps on ciphertexts of one context."""
-
-    def __init__(self, context: Context, keys: LoadedKeys) -> None:
-        self.context, self.keys = context, keys
-        self.seal = context.evaluator
 
     def encoded(self, values: Any, primes: int) -> Any:
         """A plaintext of a number in every slot, or of a list of numbers, at a level; rounded to integers."""
@@ -49,12 +45,6 @@ class Engine:
         self.seal.rotate_vector(x, step, self.keys.galois, out)
         return out
 
-    def folded(self, x: Any, folds: Sequence[int]) -> Any:
-        """The sum over tiles: the row rotated by each step is added, in place."""
-        for step in folds:
-            self.seal.add_inplace(x, self.rotated(x, step))
-        return x
-
     def sum_of_products(self, terms: Sequence[tuple[Any, Any]]) -> Any:
         """``sum x_i p_i`` of ciphertexts and plaintexts, at least one."""
         total, product = seal.Ciphertext(), seal.Ciphertext()
@@ -63,16 +53,6 @@ class Engine:
             if number:
                 self.seal.add_inplace(total, product)
         return total
-
-    def product(self, x: Any, y: Any) -> Any:
-        """``x y``, relinearized, not yet divided."""
-        out = seal.Ciphertext()
-        if x is y:
-            self.seal.square(x, out)
-        else:
-            self.seal.multiply(x, y, out)
-        self.seal.relinearize_inplace(out, self.keys.relinearize)
-        return out
 
     def polynomial(self, x: Any, step: PolynomialStep) -> Any:
         """``m(x)`` of the centred form (:mod:`~protocols.ckks.centred`), divided by the step's primes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocols.circuit import Integers, Wide
-from protocols.errors import Misuse, PeerMisbehaved
+from protocols.errors import PeerMisbehaved
 from protocols.keyed import KeyHolder, Opened
 from protocols.paillier.plan import PaillierPlan
 from protocols.paillier.pool import Pool
@@ -29,11 +29,8 @@ class PaillierKeyHolder(Secret, KeyHolder):
 
     def encrypt(self, codes: Integers) -> list[bytes]:
         """One message per group of samples, one ciphertext per input in it."""
-        circuit, key = self._plan.circuit, self._key.public
-        if codes.ndim != 2 or codes.shape[1] != circuit.inputs or codes.dtype != np.int64:
-            raise Misuse(f"codes {codes.dtype} {codes.shape}; this circuit takes int64 (n, {circuit.inputs})")
-        if codes.size and not circuit.low <= codes.min() <= codes.max() <= circuit.high:
-            raise Misuse(f"a code lies outside {circuit.low}..{circuit.high}, the range of the circuit's proof")
+        self._plan.circuit.check_inputs(codes)
+        key = self._key.public
         messages, first = [], 0
         for group in self._plan.groups(len(codes)):
             columns = codes[first : first + group].T.tolist()

@@ -184,7 +184,7 @@ def test_weights_that_do_not_fit_the_circuit_are_refused_by_stage() -> None:
     ("x", "message"),
     [
         (np.zeros((1, 5), np.int64), "codes int64 \\(1, 5\\)"),
-        (np.zeros(4, np.int64), "are expected"),
+        (np.zeros(4, np.int64), "takes int64 \\(n, 4\\)"),
         (np.zeros((1, 4)), "codes float64"),
         (np.full((1, 4), 8), "a code lies outside -8..7"),
         (np.zeros((0, 4), np.int64), "a query of 0 inputs"),
