@@ -20,6 +20,9 @@ ROWS: list[tuple[str, api.Step]] = [
     ("clamp: exact shift by 9 + ReLU + 6-bit clamp, 18-bit ring", api.Clamp((N,), 18, 9, 6, 0, 18)),
     ("clamp: the same, 21-bit ring", api.Clamp((N,), 21, 10, 6, 0, 20)),
     ("ReLU + exact shift by 9 (clamp idle), 18-bit ring", api.Clamp((N,), 18, 9, 8, 0, 18)),
+    ("quick clamp: the first of these in fewer exchanges", api.QuickClamp((N,), 18, 9, 6, 0, 18)),
+    ("quick clamp: the second of these", api.QuickClamp((N,), 21, 10, 6, 0, 20)),
+    ("lift of a 6-bit code from a 7-bit into an 18-bit ring", api.Lift((N,), 7, 0, 18)),
     ("exact shift by 8 (borrow by table), 16-bit ring", api.Shift((N,), 16, 8)),
     ("exact shift by 10 (borrow by digits), 18-bit ring", api.Shift((N,), 18, 10)),
     ("stochastic shift by 10 (not bit-exact)", api.Shift((N,), 18, 10, "stochastic")),
@@ -29,6 +32,7 @@ ROWS: list[tuple[str, api.Step]] = [
     ("sign, 14-bit ring", api.Sign((N,), 14, 14)),
     ("ReLU by sign-and-select, 8-bit value, 16-bit result", api.Relu((N,), 8, 16)),
     ("maximum of 4 values of 7 bits, 18-bit ring", api.Maximum((N,), 4, 7, 18)),
+    ("maximum of 4 codes of 6 bits, 7-bit ring", api.Maximum((N,), 4, 6, 7)),
 ]
 
 

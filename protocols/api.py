@@ -40,26 +40,50 @@ class Step:
             raise BadParameters(f"{type(self).__name__}: {name} = {bits} is outside {least}..{MAX_BITS} bits")
 
 
+VISIBILITIES = ("shared", "owned", "public")
+
+
 @dataclass(frozen=True)
 class Open(Step):
-    """Make ``<x>_ring`` ready as the right factor of linear maps (masked opening under sharing; identity in clear)."""
+    """Make ``<x>_ring`` ready as the right factor of linear maps (masked opening under sharing; identity in clear).
+
+    to: ``both``, for maps of shared weights, or ``P0`` alone, for maps of weights that P0 owns.
+    """
 
     ring: int
+    to: str = "both"
 
     def __post_init__(self) -> None:
         self._ring("ring", self.ring)
+        if self.to not in ("both", "P0"):
+            raise BadParameters(f"Open: to = {self.to!r}; a value is opened to 'both' or to 'P0'")
 
 
 @dataclass(frozen=True)
 class Linear(Step):
-    """``z = W . x + b mod 2^ring`` for an opened x. W and b are the step's operands: ``weight``, and
-    ``bias`` in a shape that broadcasts over the result."""
+    """``z = W . x + b mod 2^ring``. W and b are the step's operands: ``weight``, and ``bias`` in a shape that
+    broadcasts over the result.
+
+    visibility: who may know W and b. ``shared``: no party; x comes opened to both. ``owned``: P0 alone; x comes opened
+    to P0. ``public``: everybody; x comes as it is, without an Open in front.
+    """
 
     ring: int
     map: LinearMap
+    visibility: str = "shared"
 
     def __post_init__(self) -> None:
         self._ring("ring", self.ring)
+        if self.visibility not in VISIBILITIES:
+            raise BadParameters(
+                f"Linear: visibility = {self.visibility!r}; weights are {', '.join(VISIBILITIES[:-1])} or "
+                f"{VISIBILITIES[-1]}"
+            )
+
+    @property
+    def opened_to(self) -> str | None:
+        """To whom the Open in front opens x; None: there is none in front."""
+        return {"shared": "both", "owned": "P0", "public": None}[self.visibility]
 
 
 @dataclass(frozen=True)
@@ -145,6 +169,28 @@ class Clamp(Step):
 
 
 @dataclass(frozen=True)
+class QuickClamp(Clamp):
+    """The same as Clamp, with fewer exchanges and more material. ``bits`` is at most 8, or the upper clamp is idle."""
+
+
+@dataclass(frozen=True)
+class Lift(Step):
+    """``<x>_bits -> <x>_ring_out`` for x known to lie in ``low .. low + 2^(bits-1) - 1``: half of the ring is empty."""
+
+    bits: int
+    low: int
+    ring_out: int
+
+    def __post_init__(self) -> None:
+        self._ring("bits", self.bits, 2)
+        self._ring("ring_out", self.ring_out)
+        if self.ring_out <= self.bits:
+            raise BadParameters(
+                f"Lift: from {self.bits} to {self.ring_out} bits; a share is one mod every smaller ring as it is"
+            )
+
+
+@dataclass(frozen=True)
 class Sign(Step):
     """``<z>_ring -> <1 if lift(z) >= 0 else -1>_ring_out``."""
 
@@ -189,5 +235,6 @@ class Maximum(Step):
 
 
 STEPS: dict[str, type[Step]] = {
-    step.__name__: step for step in (Open, Linear, Shift, Table, FusedTable, Clamp, Sign, Relu, Maximum)
+    step.__name__: step
+    for step in (Open, Linear, Shift, Table, FusedTable, Clamp, QuickClamp, Lift, Sign, Relu, Maximum)
 }

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from protocols import ring
+from protocols import native, ring, units
 from protocols.errors import Misuse
+from protocols.units import UnitConvolution, UnitDense
 
 Shape = tuple[int, ...]
 
@@ -45,8 +47,11 @@ class LinearMap(ABC):
         """Weights in the form :meth:`apply` wants (done once per model)."""
 
     @abstractmethod
-    def apply(self, prepared: Any, x: Tensor, bits: int) -> Tensor:
-        """``W . x mod 2^bits``: x ``(n, *in_shape)`` -> ``(n, *out_shape)`` in the ring's word."""
+    def apply(self, prepared: Any, x: Tensor, bits: int, add: Tensor | None = None) -> Tensor:
+        """``W . x (+ add) mod 2^bits``: x ``(n, *in_shape)`` -> ``(n, *out_shape)`` in the ring's word.
+
+        add: words that broadcast over the result.
+        """
 
     def check(self, weight: Tensor) -> None:
         """Refuse a weight of another shape."""
@@ -77,19 +82,25 @@ class DenseMap(LinearMap):
         """``(outputs, inputs)``."""
         return (self.outputs, self.inputs)
 
-    def prepare(self, weight: Tensor, bits: int) -> list[Tensor]:
-        """Stacked digits of W."""
+    def prepare(self, weight: Tensor, bits: int) -> list[Tensor] | UnitDense:
+        """W for the compiled products; without them, its stacked digits."""
         self.check(weight)
+        if native.products() is not None and weight.device.type == "cpu":
+            return units.dense(weight, bits)
         return ring.stack_weights(weight, bits)
 
-    def apply(self, prepared: list[Tensor], x: Tensor, bits: int) -> Tensor:
-        """Rows of x become columns, so that all D digit blocks stand below each other."""
+    def apply(self, prepared: list[Tensor] | UnitDense, x: Tensor, bits: int, add: Tensor | None = None) -> Tensor:
+        """By digits: rows of x become columns, so that all D digit blocks stand below each other."""
         n = x.shape[0]
         rows = n * prod(self.lead)
+        if isinstance(prepared, UnitDense):
+            more = None if add is None else add.expand(n, *self.out_shape).reshape(rows, self.outputs)
+            flat = ring.to_word(x, bits).reshape(rows, self.inputs)
+            return prepared.apply(flat, self.outputs, bits, more).reshape(n, *self.out_shape)
         d = ring.digits(x.reshape(rows, self.inputs), bits)
         columns = d.transpose(1, 2).reshape(d.shape[0] * self.inputs, rows)
-        z = ring.product(prepared, columns, bits)
-        return z.t().reshape(n, *self.out_shape)
+        z = ring.product(prepared, columns, bits).t().reshape(n, *self.out_shape)
+        return z if add is None else z + add
 
 
 @dataclass(frozen=True)
@@ -136,18 +147,22 @@ class ConvMap(LinearMap):
         return self.groups == self.channels == self.outputs
 
     def prepare(self, weight: Tensor, bits: int) -> Any:
-        """Stacked digits per group; the plain words for a depthwise map, which has no matrix product in it."""
+        """W for the compiled products; without them, stacked digits per group. Words for a depthwise map."""
         self.check(weight)
         if self._depthwise:
             return ring.to_word(weight, bits)
+        if native.products() is not None and weight.device.type == "cpu":
+            return units.convolution(self, ring.to_word(weight, bits), bits)
         per_group = self.outputs // self.groups
         flat = weight.reshape(self.groups, per_group, -1)
         return [ring.stack_weights(flat[g], bits) for g in range(self.groups)]
 
-    def apply(self, prepared: Any, x: Tensor, bits: int) -> Tensor:
-        """Digits, then im2col on bytes, then one product per digit shift for the whole batch."""
+    def apply(self, prepared: Any, x: Tensor, bits: int, add: Tensor | None = None) -> Tensor:
+        """By digits: im2col on bytes, then one product per digit shift for the whole batch."""
         if self._depthwise:
-            return self._taps(prepared, x, bits)
+            return self._taps(prepared, ring.to_word(x, bits), bits, add)
+        if isinstance(prepared, UnitConvolution):
+            return prepared.apply(self, ring.to_word(x, bits), bits, add)
         n, (rows, cols) = x.shape[0], self.out_size
         d = ring.digits(x, bits)  # (D, n, C, H, W)
         part = self.channels // self.groups
@@ -156,7 +171,8 @@ class ConvMap(LinearMap):
             columns = self._columns(d[:, :, g * part : (g + 1) * part])
             outs.append(ring.product(weights, columns, bits))
         z = torch.cat(outs) if len(outs) > 1 else outs[0]
-        return z.reshape(self.outputs, n, rows, cols).transpose(0, 1).contiguous()
+        z = z.reshape(self.outputs, n, rows, cols).transpose(0, 1)
+        return z.contiguous() if add is None else z + add
 
     def _columns(self, d: Tensor) -> Tensor:
         """im2col on digits ``(D, n, c, H, W)`` -> int8 ``(D*c*kh*kw, n*rows*cols)``."""
@@ -167,14 +183,20 @@ class ConvMap(LinearMap):
         view = _windows(self, _padded(self, d))
         return view.permute(0, 2, 3, 4, 1, 5, 6).reshape(digits * c * prod(self.kernel), n * rows * cols)
 
-    def _taps(self, weight: Tensor, x: Tensor, bits: int) -> Tensor:
+    def _taps(self, weight: Tensor, x: Tensor, bits: int, add: Tensor | None) -> Tensor:
         """Depthwise map: one multiply-add in word arithmetic per kernel position."""
-        view = _windows(self, _padded(self, ring.to_word(x, bits).unsqueeze(0)))[0]
         out = torch.zeros((x.shape[0], *self.out_shape), dtype=ring.word(bits))
+        if (fast := native.products()) is not None and x.device.type == "cpu":
+            more = (torch.zeros_like(out[:1]) if add is None else add).expand(out.shape).numpy()
+            geometry = [np.array(g) for g in (self.stride, self.padding, self.dilation)]
+            for i, image in enumerate(x.contiguous().numpy()):
+                fast.depthwise(image, weight[:, 0].numpy(), *geometry, more[i], out.numpy()[i])
+            return out
+        view = _windows(self, _padded(self, x.unsqueeze(0)))[0]
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 out += view[:, :, i, j] * weight[:, 0, i, j, None, None]
-        return out
+        return out if add is None else out + add
 
 
 def _padded(m: ConvMap, d: Tensor) -> Tensor:
@@ -219,9 +241,10 @@ class ScaleMap(LinearMap):
         self.check(weight)
         return ring.to_word(weight, bits).reshape(-1, *([1] * (len(self.shape) - 1)))
 
-    def apply(self, prepared: Tensor, x: Tensor, bits: int) -> Tensor:
+    def apply(self, prepared: Tensor, x: Tensor, bits: int, add: Tensor | None = None) -> Tensor:
         """Word products."""
-        return ring.to_word(x, bits) * prepared
+        z = ring.to_word(x, bits) * prepared
+        return z if add is None else z + add
 
 
 MAPS: dict[str, type[LinearMap]] = {"dense": DenseMap, "conv": ConvMap, "scale": ScaleMap}

@@ -129,6 +129,12 @@ class Spent:
                 del self._items[next(iter(self._items))]
 
 
+def writable(data: bytes | bytearray | memoryview) -> np.ndarray:
+    """Bytes as uint8 ``(len,)``; of a buffer that may be written to, without a copy (tensors are made of such only)."""
+    raw = np.frombuffer(data, np.uint8)
+    return raw if raw.flags.writeable else raw.copy()
+
+
 def blocks_at(key: Key, positions: np.ndarray) -> np.ndarray:
     """AES blocks at scattered counters: uint8 ``(len(positions), 16)``. Same values as :func:`keystream` there."""
     counters = np.zeros((positions.size, 2), ">u8")
@@ -144,7 +150,7 @@ class Random:
     """Fresh uniform tensors from one AES-CTR key; for masks that only one party ever knows."""
 
     def __init__(self, key: Key | None = None) -> None:
-        self._key, self._at = key or Key.fresh(), 0
+        self._key, self._at = Key.fresh() if key is None else key, 0
 
     def words(self, shape: tuple[int, ...], bits: int) -> Tensor:
         """Uniform ring elements in the ring's word, shape ``shape`` (upper bits uniform too)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -29,13 +29,21 @@ class DealerRole(ABC):
     def deal(self, first: int, n: int) -> bytes:
         """P1's corrections for items ``first .. first+n-1``; each item is dealt once."""
 
+    @abstractmethod
+    def expose_epoch(self) -> bytes:
+        """All keys of the epoch, for workers of the dealer that make parts of it: same secret and items, same bytes."""
+
 
 class PartyRole(ABC):
     """A compute party with its part of the model."""
 
     @abstractmethod
-    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes) -> Any:
+    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> Any:
         """Offline work for items ``first .. first+n-1``; the result is good for one run."""
+
+    @abstractmethod
+    def unused_keys(self) -> bytes:
+        """Keys of an epoch that nobody deals, for a rehearsal."""
 
     @abstractmethod
     def run_step(self, ready: Any, name: str, step: Step, x: Tensor) -> Steps[Tensor]:
@@ -51,6 +59,10 @@ class Protocol(ABC):
     exact: ClassVar[bool]
     clamp_headroom: ClassVar[int]  # how many bits above the code one Clamp can look at; compilers stage wider ones
     security: ClassVar[SecurityStatement]
+
+    def statement(self, visibilities: Collection[str]) -> SecurityStatement:
+        """Against whom, and who learns what, where the weights are of these visibilities (``security``: shared)."""
+        return self.security
 
     @abstractmethod
     def cost(self, step: Step, n: int) -> Cost:
@@ -70,8 +82,10 @@ class Protocol(ABC):
     def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> PartyRole:
         """A compute party from what its bundle stores."""
 
-    def dealer(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> DealerRole:
-        """The dealer of a new epoch, from what its bundle stores."""
+    def dealer(
+        self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor], epoch: bytes | None = None
+    ) -> DealerRole:
+        """The dealer of a new epoch, from what its bundle stores; or of one begun elsewhere, from its secret."""
         raise Misuse(f"protocol {self.name!r} has no dealer")
 
     @abstractmethod

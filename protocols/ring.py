@@ -8,11 +8,13 @@ are used as they come, in two's complement: the bits above k are arbitrary, and 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from protocols import native, planes
 from protocols.errors import BadParameters, PeerMisbehaved
 
 MAX_BITS = 32
@@ -135,100 +137,103 @@ def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
 # --- packing to the wire ----------------------------------------------------------------------------------------
 
 
-_PLANE_TYPES = {32: np.uint32, 16: np.uint16, 8: np.uint8}
+_TYPES: dict[int, np.dtype[Any]] = {32: np.dtype(np.uint32), 16: np.dtype(np.uint16), 8: np.dtype(np.uint8)}
 
 
 @cache
-def _planes(bits: int) -> tuple[tuple[int, int], ...]:
-    """How a ``bits``-bit value is cut for the wire: (first bit, width), widths among 32, 16, 8, 4, 2, 1."""
+def _stretches(bits: int) -> tuple[tuple[int, int], ...]:
+    """How a ``bits``-bit value is cut for the wire: (first bit, width), widths among 32, 16, 8, then what is left."""
     cut, at = [], 0
-    for width in (32, 16, 8, 4, 2, 1):
+    for width in (32, 16, 8):
         if bits - at >= width:
             cut.append((at, width))
             at += width
-    return tuple(cut)
+    return (*cut, *(((at, bits - at),) if at < bits else ()))
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes of ``count`` packed values: ``bits`` bits each; each of at most five planes is rounded up to a byte."""
-    size = 0
-    for _, width in _planes(bits):
-        size -= -count * width // 8
-    return size
+    """Bytes of ``count`` packed values: ``bits`` bits each; each of at most seven planes of bits fills whole bytes."""
+    return sum(count * width // 8 if width in _TYPES else width * planes.width(count) for _, width in _stretches(bits))
 
 
 def pack(x: Tensor, bits: int) -> np.ndarray:
     """Pack the low ``bits`` bits of every value along the last axis.
 
-    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``. Values are cut into planes
-    of 32, 16, 8, 4, 2 and 1 bits; sub-byte planes put parts of the row side by side, so no step gathers or scatters.
+    x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``: the low 32, 16 and 8 bits as
+    words side by side, then what is left as bit planes.
     """
-    v = x.numpy()
-    count = v.shape[-1]
-    out = np.empty((*v.shape[:-1], packed_bytes(count, bits)), np.uint8)
+    count = x.shape[-1]
+    flat = x.reshape(-1, count) if x.dim() > 1 else x.reshape(1, count)
+    out = np.empty((flat.shape[0], packed_bytes(count, bits)), np.uint8)
     at = 0
-    for low, width in _planes(bits):
-        size = -(-count * width // 8)
-        shifted = v >> low if low else v
-        if width >= 8:
-            out[..., at : at + size] = shifted.astype(_PLANE_TYPES[width], order="C").view(np.uint8)
-        else:
-            _fold(shifted.astype(np.uint8) & np.uint8((1 << width) - 1), width, out[..., at : at + size])
+    for low, width in _stretches(bits):
+        size = count * width // 8 if width in _TYPES else width * planes.width(count)
+        for row, target in zip(flat, out[:, at : at + size], strict=True):
+            if width in _TYPES:
+                np.copyto(_viewed(target, width), (row >> low if low else row).numpy(), casting="unsafe")
+            else:
+                planes.extract(row, low, width, target.reshape(width, -1))
         at += size
+    return out.reshape(*x.shape[:-1], out.shape[1])
+
+
+def _viewed(raw: np.ndarray, width: int) -> np.ndarray:
+    """Bytes as unsigned words of 32, 16 or 8 bits, wherever they begin."""
+    return np.frombuffer(raw, _TYPES[width])
+
+
+def pack_difference(x: Tensor, y: Tensor, bits: int) -> np.ndarray:
+    """``pack(x - y, bits)`` of lines ``(count,)`` in the ring's word, in one pass over memory."""
+    if (fast := native.bits()) is None or x.device.type != "cpu":
+        return pack(x - y, bits)
+    out = np.empty(packed_bytes(len(x), bits), np.uint8)
+    fast.pack_difference(x.contiguous().numpy(), y.contiguous().numpy(), bits, out)
     return out
 
 
-def _fold(v: np.ndarray, width: int, out: np.ndarray) -> None:
-    """Put ``8/width`` consecutive stretches of values into the sub-fields of the bytes of ``out``."""
-    size = out.shape[-1]
-    out[...] = v[..., :size]
-    for i in range(1, 8 // width):
-        part = v[..., i * size : (i + 1) * size]
-        out[..., : part.shape[-1]] |= part << np.uint8(i * width)
+def unpack_sum(data: bytes | bytearray | memoryview, bits: int, x: Tensor, y: Tensor) -> Tensor:
+    """``x - y + unpack(data)`` of lines ``(count,)``: an opened value from both shares, less its mask's."""
+    if (fast := native.bits()) is None or x.device.type != "cpu":
+        return x - y + unpack(data, bits, len(x))
+    raw = _checked(data, bits, len(x))
+    out = np.empty(len(x), np.int16 if bits <= 16 else np.int32)
+    fast.unpack_sum(raw, bits, x.contiguous().numpy(), y.contiguous().numpy(), out)
+    return torch.from_numpy(out)
 
 
-def unpack(data: bytes | np.ndarray, bits: int, count: int) -> Tensor:
+def _checked(data: bytes | bytearray | memoryview | np.ndarray, bits: int, count: int) -> np.ndarray:
+    raw = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    want = packed_bytes(count, bits)
+    if raw.shape[-1] != want:
+        raise PeerMisbehaved(f"{count} values of {bits} bits take {want} bytes, but {raw.shape[-1]} came")
+    return raw
+
+
+def unpack(data: bytes | bytearray | memoryview | np.ndarray, bits: int, count: int) -> Tensor:
     """Inverse of :func:`pack`: values in ``[0, 2^bits)`` in the ring's word (wrapped where the ring fills the word).
 
     data: bytes of one row, or uint8 ``(..., packed_bytes)``. Raises :class:`PeerMisbehaved` on a wrong length.
     """
-    raw = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else data
-    want = packed_bytes(count, bits)
-    if raw.shape[-1] != want:
-        raise PeerMisbehaved(f"{count} values of {bits} bits take {want} bytes, but {raw.shape[-1]} came")
-    kind = np.dtype(np.int16 if bits <= 16 else np.int32)
-    out = np.empty((*raw.shape[:-1], count), kind)
+    raw, want = _checked(data, bits, count), packed_bytes(count, bits)
+    flat = raw.reshape(-1, want) if want else raw.reshape(int(np.prod(raw.shape[:-1], dtype=int)), 0)
+    out = np.zeros((flat.shape[0], count), np.int16 if bits <= 16 else np.int32)
     at = 0
-    for low, width in _planes(bits):
-        size = -(-count * width // 8)
-        part = raw[..., at : at + size]
-        if width >= 8:
-            part = np.ascontiguousarray(part).view(_PLANE_TYPES[width])
-            _place(out, part, low)
-        else:
-            for i in range(8 // width):
-                target = out[..., i * size : (i + 1) * size]
-                small = part[..., : target.shape[-1]] >> np.uint8(i * width)
-                _place(target, small & np.uint8((1 << width) - 1), low)
+    for low, width in _stretches(bits):
+        size = count * width // 8 if width in _TYPES else width * planes.width(count)
+        for target, row in zip(out, flat[:, at : at + size], strict=True):
+            if width in _TYPES:
+                _place(target, _viewed(np.ascontiguousarray(row), width), low)
+            else:
+                planes.insert_bytes(row, width, low, target)
         at += size
-    return torch.from_numpy(out)
+    return torch.from_numpy(out).reshape(*raw.shape[:-1], count)
 
 
 def _place(target: np.ndarray, part: np.ndarray, low: int) -> None:
-    """Write a plane at bit ``low``: the first plane fills the words, later ones are or-ed in."""
+    """Write words at bit ``low``: the first fill the words, later ones are or-ed in."""
     if not low:
         np.copyto(target, part, casting="unsafe")
         return
     shifted = part.astype(target.dtype)
     shifted <<= low
     target |= shifted
-
-
-def parity(x: Tensor) -> Tensor:
-    """XOR of all bits of each word, as int32 0/1. On the CPU numpy's population count is one instruction a word."""
-    if x.device.type == "cpu":
-        words = x.numpy()  # the count of a negative number is that of its magnitude: view, do not convert
-        return torch.from_numpy(np.bitwise_count(words.view(f"u{words.itemsize}")).astype(np.int32) & 1)
-    for shift in (32, 16, 8, 4, 2, 1):
-        x = x ^ (x >> shift)
-    return (x & 1).to(torch.int32)

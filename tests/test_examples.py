@@ -34,6 +34,7 @@ def test_there_are_examples() -> None:
         "split_and_serve",
         "fewer_bits",
         "one_server",
+        "client_and_owner",
     }
 
 
@@ -73,6 +74,17 @@ def test_one_server_answers_under_a_key_what_the_plain_model_answers(tmp_path: P
     done = run("one_server", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "100.0% of 8 private images" in done.stdout
+    assert left_in(tmp_path) == set()
+
+
+@pytest.mark.slow
+def test_client_and_owner_compute_with_each_other_and_say_who_learns_what(tmp_path: Path) -> None:
+    from pqi.session.local import free_ports
+
+    done = run("client_and_owner", *map(str, free_ports(2)), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "all equal to the plain model: True" in done.stdout
+    assert "server A learns: layer shapes, rings and shifts; the weights (owned)" in done.stdout
     assert left_in(tmp_path) == set()
 
 

@@ -18,6 +18,7 @@ from pqi.cli.predict import predict
 from pqi.cli.quantize import quantize
 from pqi.cli.serve import deal, serve
 from pqi.cli.split import split
+from pqi.cli.status import status
 from pqi.cli.tune import tune
 
 app = typer.Typer(
@@ -49,8 +50,9 @@ _EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     inspect: ("pqi inspect digits.pqi", "pqi inspect digits.pqi --network wan --json costs.json"),
     split: ("pqi split digits.pqi -o bundles --server-a 10.0.0.1:7401 --server-b 10.0.0.2:7401",),
     keys: ("pqi keys bundles",),
-    serve: ("pqi serve bundles/server_a",),
-    deal: ("pqi deal bundles/dealer",),
+    serve: ("pqi serve bundles/server_a", "pqi serve bundles/server_b --pool-mib 2048 --spill-mib 20480"),
+    deal: ("pqi deal bundles/dealer", "pqi deal bundles/dealer --workers 4"),
+    status: ("pqi status --config bundles/client/client.toml --items 64",),
     predict: ("pqi predict --config bundles/client/client.toml --input images.npy -o answer.npy",),
     bench: (
         "pqi bench breast-cancer",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from pqi.cli import ways
 from pqi.cli.guard import CliError
 from pqi.cli.options import (
     DebugOption,
@@ -19,7 +20,9 @@ from pqi.cli.options import (
     ProtocolOption,
     Rounding,
     RoundingOption,
+    WeightsOption,
     chosen,
+    visibility,
 )
 from pqi.cli.screen import out, plain, security_statement, shape, size, table, write_json
 from protocols import KEYED
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 
 _CAPTION = (
     "ring: bits of the value's ring. proof: bits that no input can exceed. shift+index: bits of the accumulator that "
-    "are dropped, and read. Cost of one input, as declared: exchanges one after the other; bytes that each server "
-    "sends online; bytes dealt to server B beforehand."
+    "are dropped, and read. Cost of one input, as declared: exchanges one after the other; bytes that each server, or "
+    "the busier one, sends online; bytes dealt to server B beforehand."
 )
 
 
@@ -40,22 +43,25 @@ def inspect(
     protocol: ProtocolOption = "additive2",
     network: NetworkOption = Network.LAN,
     rounding: RoundingOption = Rounding.EXACT,
+    weights: WeightsOption = None,
     option: OptionOption = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Show layers, rings, proofs, what an answer costs before anything runs, and who learns what.
 
-    Costs are for one input: exchanges one after the other, bytes that each server sends to the other, bytes dealt
-    beforehand to server B. Under paillier, bfv and ckks: parameters and their security, depth, what is left of the
-    noise budget after each stage, bytes of keys and ciphertexts.
+    Costs are for one input: exchanges one after the other, bytes that each server, or the busier one, sends to the
+    other, bytes dealt beforehand to server B. Under paillier, bfv and ckks: parameters and their security, depth, what
+    is left of the noise budget after each stage, bytes of keys and ciphertexts.
     """
     from pqi.graph.store import load
     from pqi.program import compile as compiled
     from pqi.session.owner import shareable
 
-    loaded = load(model)
+    loaded, known_to = load(model), visibility(weights)
     if protocol in KEYED:
+        if weights:
+            raise CliError(f"protocol {protocol} takes no --weights: its one server owns them all.")
         from pqi.cli import inspect_keyed
 
         inspect_keyed.show(model, loaded, protocol, chosen(option), json_file)
@@ -63,8 +69,9 @@ def inspect(
     if option:
         raise CliError(f"protocol {protocol} takes no --option; settings there are those of {', '.join(KEYED)}.")
     loaded = shareable(loaded, protocol)
-    program = compiled(loaded, protocol, network.value, rounding.value)
+    program = compiled(loaded, protocol, network.value, rounding.value, known_to)
     facts = gather(model, loaded.report(), program, network.value, rounding.value)
+    facts["ways"] = ways.taken(loaded, protocol, network.value, rounding.value)
     facts["input_shape"], facts["input_scales"] = list(loaded.input_shape), loaded.dynamic and loaded.dynamic.levels
     _show(facts)
     write_json(json_file, facts)
@@ -72,6 +79,8 @@ def inspect(
 
 def gather(path: Path, report: Report, program: Program, network: str, rounding: str) -> dict[str, Any]:
     """Everything that the screen shows, as JSON values."""
+    from pqi.session.roles import SERVERS
+
     costs, chosen = program.cost_by_layer(1), primitives(program)
     layers = []
     for row in report.rows:
@@ -110,6 +119,8 @@ def gather(path: Path, report: Report, program: Program, network: str, rounding:
         "activations": report.activations,
         "weights": report.weights,
         "layers": layers,
+        "visibilities": list(program.visibilities),
+        "sent_bytes": {SERVERS[party]: total.sent_bytes(party) for party in program.parties},
         "total": {
             "exchanges": total.exchanges,
             "online_bytes_per_party": total.online_bytes,
@@ -120,13 +131,16 @@ def gather(path: Path, report: Report, program: Program, network: str, rounding:
 
 
 def primitives(program: Program) -> dict[str, list[str]]:
-    """The protocol's primitives that each layer is made of, in order, repeated ones counted."""
-    from protocols.api import Step
+    """The protocol's primitives that each layer is made of, in order, repeated ones counted; of linear maps with the
+    visibility of their weights, unless they are shared."""
+    from protocols.api import Linear, Step
 
     names: dict[str, list[str]] = {}
     for i in program.instructions:
         if isinstance(i.action, Step):
-            names.setdefault(i.layer, []).append(type(i.action).__name__)
+            known_to = i.action.visibility if isinstance(i.action, Linear) else "shared"
+            word = type(i.action).__name__
+            names.setdefault(i.layer, []).append(word if known_to == "shared" else f"{word} ({known_to})")
     return {
         layer: [name if count == 1 else f"{count} {name}" for name, count in Counter(found).items()]
         for layer, found in names.items()
@@ -149,8 +163,13 @@ def _show(facts: dict[str, Any]) -> None:
         "size",
         f"{facts['macs']:,} multiply-accumulates, {facts['activations']:,} activations, {facts['weights']:,} weights",
     )
+    if set(facts["visibilities"]) - {"shared"}:
+        sent = [f"{size(count)} from {role}" for role, count in facts["sent_bytes"].items()]
+        summary.add_row("weights", f"{' and '.join(facts['visibilities'])}; online {', '.join(sent)}")
     console.print()
     console.print(summary)
+    console.print()
+    ways.show(console, facts["ways"], facts["planned_for"])
     console.print()
     console.print(security_statement(facts["security"]["adversary"], facts["security"]["learns"]))
 

@@ -32,6 +32,14 @@ class Rings(str, Enum):
     CALIBRATED = "calibrated"
 
 
+class KnownTo(str, Enum):
+    """Who may know a layer's weights."""
+
+    SHARED = "shared"
+    OWNED = "owned"
+    PUBLIC = "public"
+
+
 class Weights(str, Enum):
     """Which integers a weight may be."""
 
@@ -100,6 +108,21 @@ def chosen(settings: list[str] | None) -> dict[str, int | bool | str]:
     return found
 
 
+def visibility(settings: list[str] | None) -> str | dict[str, str]:
+    """The settings of --weights as compilers take them: one for all layers, or {layer: visibility}."""
+    found: dict[str, str] = {}
+    there_are = [each.value for each in KnownTo]
+    for setting in settings or []:
+        layer, equals, known_to = setting.rpartition("=")
+        layer = layer if equals else "*"
+        if known_to not in there_are or not layer or layer in found:
+            raise typer.BadParameter(
+                f"--weights {setting!r}: one of {', '.join(there_are)}, or LAYER=one of them, each layer once"
+            )
+        found[layer] = known_to
+    return found.get("*", "shared") if set(found) <= {"*"} else found
+
+
 def _writable(path: Path | None) -> Path | None:
     # Found out now rather than after the work.
     if path is not None and not path.absolute().parent.is_dir():
@@ -136,10 +159,21 @@ OptionOption = Annotated[
     ),
 ]
 NetworkOption = Annotated[
-    Network, typer.Option("--network", help="Plan for the fewest bytes (lan) or the fewest exchanges (wan).")
+    Network,
+    typer.Option("--network", help="Plan for 1 Gbit/s and 1 ms (lan) or 100 Mbit/s and 40 ms there and back (wan)."),
 ]
 RoundingOption = Annotated[
     Rounding, typer.Option("--rounding", help="exact equals the integer model; stochastic is cheaper and does not.")
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="[LAYER=]WHO",
+        help="Who may know the weights. shared: nobody; owned: server A, which is the model owner's, while server B "
+        "may be the client's own; public: both servers. LAYER=WHO is for a layer or a module of layers. Repeatable.",
+        show_default="shared",
+    ),
 ]
 JsonOption = Annotated[
     Path | None,

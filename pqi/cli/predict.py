@@ -27,11 +27,21 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="answer.npy", help="Write the answers here.")
     ] = None,
+    own_server: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Run server B here, from its folder: for weights that server A owns.",
+            show_default=False,
+        ),
+    ] = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Ask privately: the input leaves this machine only as shares, none of which says anything about it, or encrypted.
 
+    With --own-server this command is server B as well, while it runs: client and model owner compute with each other,
+    and the dealer has dealt beforehand. It listens where the split says, or waits for a dealer that has yet to come.
     Under paillier, bfv and ckks the keys are made anew for this command and never leave it.
     """
     import numpy as np
@@ -46,7 +56,7 @@ def predict(
     columns = (TextColumn("Asking"), BarColumn(40), MofNCompleteColumn())
     console = err()
     with (
-        Client(config) as client,
+        Client(config, own_server=own_server) as client,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("", total=len(x))

@@ -54,6 +54,10 @@ def serve(
     clients: Annotated[
         int, typer.Option(min=1, help="Under a client's key: clients whose evaluation keys are kept at one time.")
     ] = 8,
+    pool_mib: Annotated[int, typer.Option(min=1, help="On shares: memory for material kept ahead, MiB.")] = 1024,
+    spill_mib: Annotated[
+        int, typer.Option(min=0, help="On shares: disk for more of it, MiB, sealed under a key in memory only.")
+    ] = 0,
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,
     log_level: LogOption = LogLevel.INFO,
@@ -71,7 +75,12 @@ def serve(
 
     _log(log_level)
     patience = Patience(step=timeout)
-    options = ServerOptions(max_batch=max_batch or ServerOptions.max_batch, patience=patience)
+    options = ServerOptions(
+        max_batch=max_batch or ServerOptions.max_batch,
+        pool_bytes=pool_mib << 20,
+        spill_bytes=spill_mib << 20,
+        patience=patience,
+    )
     keyed = KeyedOptions(workers=workers, max_batch=max_batch, clients=clients, patience=patience)
 
     def ready(state: dict[str, Any]) -> None:
@@ -87,6 +96,11 @@ def serve(
 
 def deal(
     bundle: BundleArgument,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make material side by side.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The dealer's own ray cluster for the workers; 'local' makes one here."),
+    ] = None,
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,
     log_level: LogOption = LogLevel.INFO,
@@ -107,7 +121,9 @@ def deal(
         out().print(f"[name]dealer[/name] deals epoch {state['epoch'][:8]} to both servers. Ctrl-C stops it.")
 
     with _stopped_by_signals() as stop:
-        roles.deal(bundle, stop, patience=Patience(step=timeout), threads=threads, ready=ready)
+        roles.deal(
+            bundle, stop, patience=Patience(step=timeout), threads=threads, ready=ready, workers=workers, ray=ray
+        )
     err().print("Stopped.", style="soft")
 
 

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from pqi.measure.bench import Bench
+from pqi.measure.charts import draw_batches, draw_layer_bytes, draw_layers, draw_points
 from pqi.measure.picture import draw_bytes, draw_seconds
 from pqi.measure.private import Run
-from pqi.measure.rows import accuracy_line, heading, lines, plain_lines
+from pqi.measure.rows import LAYER_COLUMNS, accuracy_line, heading, layer_cells, layers_line, lines, plain_lines
 from pqi.quant.html import text
 
 # The policy forbids what the page does not do anyway: any load, any script.
@@ -64,6 +65,7 @@ def page(bench: Bench) -> str:
     if runs:
         parts += [verdict, _table(bench, runs), "<h2>Who spends the time</h2>\n", draw_seconds(runs)]
         parts += ["\n<h2>Where the bytes go</h2>\n", draw_bytes(runs), "\n"]
+        parts += [_changing(bench), *(_layers(one) for one in runs if one.layers)]
     parts += [_refused(bench), *_protocols(runs), "</body>\n</html>\n"]
     return "".join(parts)
 
@@ -89,6 +91,28 @@ def _table(bench: Bench, runs: list[Run]) -> str:
     return (
         "<h2>Figures of one batch: median (least-largest)</h2>\n"
         f'<div class="wide"><table>\n<tr><th></th>{head}</tr>\n{body}</table></div>\n'
+    )
+
+
+def _changing(bench: Bench) -> str:
+    """How figures change with the batch and with the bits."""
+    parts = []
+    if batches := draw_batches(bench):
+        parts += ["<h2>By batch size: medians, least to largest</h2>\n", batches, "\n"]
+    if against := draw_points(bench.points):
+        parts += ["<h2>Bytes against accuracy (weight bits/activation bits)</h2>\n", against, "\n"]
+    return "".join(parts)
+
+
+def _layers(one: Run) -> str:
+    """Pictures and figures by layer."""
+    head = "".join(f"<th>{text(name)}</th>" for name in LAYER_COLUMNS)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in layer_cells(layer))}</tr>\n" for layer in one.layers
+    )
+    return (
+        f"<h2>{text(heading(one))}, layer by layer</h2>\n<p>{text(layers_line(one))}.</p>\n{draw_layers(one)}\n"
+        f'{draw_layer_bytes(one)}\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>\n'
     )
 
 

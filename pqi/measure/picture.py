@@ -48,15 +48,13 @@ def require() -> None:
 def draw_seconds(runs: Sequence[Run]) -> str:
     """One bar per run: the median seconds of one input, by who spends them."""
     parts = [_seconds_of(one) for one in runs]
-    return _drawn(
-        "seconds", lambda figure: _bars(figure, runs, parts, _SECONDS, seconds, "seconds an input"), len(runs)
-    )
+    return drawn("seconds", lambda figure: _bars(figure, runs, parts, _SECONDS, seconds, "seconds an input"), len(runs))
 
 
 def draw_bytes(runs: Sequence[Run]) -> str:
     """One bar per run: the bytes of one input, by where they go; keys, which go once, are not in it."""
     parts = [_bytes_of(one) for one in runs]
-    return _drawn("bytes", lambda figure: _bars(figure, runs, parts, _BYTES, size, "bytes an input"), len(runs))
+    return drawn("bytes", lambda figure: _bars(figure, runs, parts, _BYTES, size, "bytes an input"), len(runs))
 
 
 def _seconds_of(one: Run) -> list[float]:
@@ -113,8 +111,11 @@ def _bars(
     )
 
 
-def _drawn(salt: str, draw: Callable[[Figure], None], rows: int) -> str:
-    """The picture as an <svg> element without prologue, metadata or ids that nothing refers to."""
+def drawn(salt: str, draw: Callable[[Figure], None], rows: float) -> str:
+    """The picture as an <svg> element without prologue, metadata or ids that nothing refers to.
+
+    rows: its height, in bars.
+    """
     require()
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pqi.program
-from pqi.measure.plain import decisions, right
+from pqi.measure.layers import Layer, Offline, layers, measure_offline
+from pqi.measure.plain import Beside, Plain
 from pqi.measure.spread import Spread
 from pqi.measure.subject import Subject
+from pqi.measure.supply import MOST_STARVED, Reins
+from pqi.measure.truth import Reply, Served, Truth, compare
 from pqi.program.circuits import Model
 from pqi.program.keyed import KeyedProgram, compile_keyed
-from pqi.session.client import Answer
 from pqi.session.ledger import OwnLedger, peak_rss_bytes, peak_rss_of
 from pqi.session.local import LocalService, local
 from pqi.session.roles import CLIENT, DEALER
 from protocols import KEYED
 from protocols.api import SecurityStatement
-from protocols.cost import Cost
 
-_POOL = 256
+_WARMING = 2  # batches: the first makes connections, the second meets caches as they will be
+_STEP_SECONDS = 60.0  # one message of a peer; a large layer under a shaped link takes its time
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of every protocol. queries: how many batches. network: what programs on shares are planned for."""
+    """What is asked of every protocol. queries: how many batches. network: what programs on shares are planned for.
+
+    link: the network to emulate between roles (None: loopback as it is). weights: who may know them, on shares.
+    starved: batches that are asked with the pool empty. profile: measure dealing and preparing layer by layer, too.
+    """
 
     batch: int
     queries: int
     network: str = "lan"
+    link: str | None = None
+    weights: str | Mapping[str, str] = "shared"
+    starved: int = 3
+    profile: bool = False
 
     @property
     def samples(self) -> int:
-        """Inputs in all."""
+        """Inputs in all, but for those that are asked with the pool empty."""
         return self.batch * self.queries
 
 
@@ -46,8 +53,10 @@ class Figures:
     """What one batch costs: seconds by who spends them, bytes by where they go.
 
     seconds: whole (the client's clock), offline and server (the slower server's), encrypt and decrypt (the client under
-    a key; encrypting includes nothing of the keys). keys_*: once a session. offline_bytes: dealt, by role;
-    online_bytes: between the servers, by role; question_bytes, answer_bytes: from and to the client, all servers.
+    a key; encrypting includes nothing of the keys), deal (with the pool empty, from the dealer's start to the arrival
+    at server B) and total (from the dealer's start to the client's answer: offline and online). keys_*: once a session.
+    offline_bytes: dealt, by role; online_bytes: between the servers, by role; question_bytes, answer_bytes: from and to
+    the client, all servers.
     """
 
     seconds: Mapping[str, Spread]
@@ -62,31 +71,12 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Whether the private answers are what they should be, over all samples.
-
-    equal: share of answers of which every integer is the reference's; None under an approximate protocol, for which no
-    value may be further from the reference's than error_bound. as_declared: whether every byte was declared beforehand.
-    """
-
-    equal: float | None
-    largest_error: float
-    error_bound: float
-    same_decisions: float
-    accuracy: float | None
-    as_declared: bool
-    noise_left: float | None
-
-    @property
-    def held(self) -> bool:
-        """Exact where that is promised, within the bound where not, every byte declared."""
-        exact = self.largest_error <= self.error_bound if self.equal is None else self.equal == 1.0
-        return exact and self.as_declared
-
-
-@dataclass(frozen=True)
 class Run:
-    """One protocol, one batch size. model: which of the subject's models was computed. facts: of the keyed plan."""
+    """One protocol, one batch size. model: which of the subject's models was computed. facts: of the keyed plan.
+
+    plain: the same batch without privacy, measured in between. layers, offline: where the time goes; () and None where
+    it was not asked, or where there are no layers.
+    """
 
     protocol: str
     model: str
@@ -97,59 +87,113 @@ class Run:
     peak_rss_mb: Mapping[str, float]
     security: SecurityStatement
     facts: Mapping[str, str]
+    plain: Plain | None = None
+    layers: tuple[Layer, ...] = ()
+    offline: Offline | None = None
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """One prediction: the answer, the client's seconds, and the sizes of the queries it went as."""
+@dataclass
+class _Replies:
+    """Predictions. timed: those asked with a full pool and a dealer at rest, which figures are of."""
 
-    answer: Answer
-    seconds: float
-    sizes: tuple[int, ...]
+    subject: Subject
+    service: LocalService
+    warming: list[Reply] = field(default_factory=list)
+    timed: list[Reply] = field(default_factory=list)
+    starved: list[Reply] = field(default_factory=list)
+    deal: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
 
+    def ask(self, at: int, n: int) -> Reply:
+        """One prediction of n inputs on the client's clock."""
+        sizes: list[int] = []
+        x = self.subject.inputs(n, at)
+        started = time.perf_counter()
+        hear = lambda done, _: sizes.append(done - sum(sizes))  # noqa: E731
+        answer = self.service.predict(x, on_saturation="silent", progress=hear)
+        return Reply(answer, time.perf_counter() - started, tuple(sizes), at)
 
-Served: TypeAlias = pqi.program.Program | KeyedProgram
+    @property
+    def every(self) -> list[Reply]:
+        """All of them: none may be wrong."""
+        return [*self.warming, *self.timed, *self.starved]
 
 
 def run(subject: Subject, protocol: str, asked: Asked) -> Run:
     """Start every role, ask, compare, end. Raises what compiling raises: ProgramError, MeasureError."""
     model = subject.model(protocol)
-    program = _program(model, protocol, asked.network)
-    x = subject.inputs(asked.samples)
-    options: dict[str, int | float] = {"max_batch": asked.batch}
-    if protocol not in KEYED:
-        options["pool_items"] = max(_POOL, 2 * asked.batch)
-    with local(model, protocol, network=asked.network, server_options=options) as service:
-        first = _ask(service, x[: asked.batch])  # makes keys and connections, warms everything up
-        replies = []
-        for at in range(0, asked.samples, asked.batch):
-            service.await_items(asked.batch)  # dealing ahead is nobody's waiting
-            replies.append(_ask(service, x[at : at + asked.batch]))
-        memory = _memory(service, replies[-1].answer)
-    facts = program.plan.facts() if isinstance(program, KeyedProgram) else {}
+    program = compiled(model, protocol, asked)
     kind = "polynomial" if model is subject.polynomial else "integer"
-    figures = _figures(first, replies)
-    truth = _truth(subject, model, program, np.concatenate([x[: asked.batch], x]), [first, *replies])
-    return Run(protocol, kind, asked, figures, truth, tuple(memory), memory, program.security, facts)
+    beside = Beside(subject, asked.batch, (kind,))
+    how: dict[str, Any] = {} if isinstance(program, KeyedProgram) else {"weights": asked.weights}
+    options = _options(program, asked.batch)
+    with local(model, protocol, network=asked.network, server_options=options, link=asked.link, **how) as service:
+        replies = _Replies(subject, service)
+        with Reins(service, asked.batch) as dealer:
+            _ask_all(replies, dealer, beside, asked)
+        memory = _memory(service, replies.timed[-1])
+    offline, by_layer = _offline(model, program, asked)
+    ledgers = [reply.answer.ledger for reply in replies.timed]
+    whole = isinstance(program, pqi.program.Program) and all(ledger.queries == 1 for ledger in ledgers)
+    return Run(
+        protocol,
+        kind,
+        asked,
+        _figures(replies),
+        compare(subject, model, program, replies.every),
+        tuple(memory),
+        memory,
+        program.security,
+        program.plan.facts() if isinstance(program, KeyedProgram) else {},
+        beside.plain(),
+        layers(program, asked.batch, ledgers, by_layer) if whole else (),  # type: ignore[arg-type]
+        offline,
+    )
 
 
-def _program(model: Model, protocol: str, network: str) -> Served:
+def compiled(model: Model, protocol: str, asked: Asked) -> Served:
+    """The program that the servers will run."""
     if protocol in KEYED:
         return compile_keyed(model, protocol)
-    return pqi.program.compile(model, protocol, network)  # type: ignore[arg-type]
+    return pqi.program.compile(model, protocol, asked.network, weights=asked.weights)  # type: ignore[arg-type]
 
 
-def _ask(service: LocalService, x: NDArray[Any]) -> _Reply:
-    sizes: list[int] = []
-    started = time.perf_counter()
-    answer = service.predict(x, on_saturation="silent", progress=lambda done, _: sizes.append(done - sum(sizes)))
-    return _Reply(answer, time.perf_counter() - started, tuple(sizes))
+def _options(program: Served, batch: int) -> dict[str, int | float]:
+    """Of the servers: a batch is one query, and the pool holds exactly one."""
+    options: dict[str, int | float] = {"max_batch": batch}
+    if not isinstance(program, KeyedProgram):
+        room = 2 + (program.record_bytes * batch >> 20)
+        options |= {"pool_items": batch, "pool_mib": room, "batch_mib": room, "timeout": _STEP_SECONDS}
+    return options
 
 
-def _figures(first: _Reply, replies: Sequence[_Reply]) -> Figures:
-    ledgers = [reply.answer.ledger for reply in replies]
+def _ask_all(replies: _Replies, dealer: Reins, beside: Beside, asked: Asked) -> None:
+    """Some batches to make keys and connections and to warm up; then as asked, what is plain in between."""
+    for _ in range(_WARMING):
+        dealer.refill()
+        replies.warming.append(replies.ask(0, asked.batch))
+    for at in range(0, asked.samples, asked.batch):
+        dealt = dealer.refill()
+        if dealt is not None:
+            replies.deal.append(dealt)
+        replies.timed.append(replies.ask(at, asked.batch))
+        beside.sample()  # while the dealer is held still
+        if len(replies.starved) < asked.starved and replies.deal and max(replies.deal) < MOST_STARVED:
+            reply, seconds = dealer.starved(lambda at=at: replies.ask(at, asked.batch))  # type: ignore[misc]
+            replies.starved.append(reply)
+            replies.total.append(seconds)
+
+
+def _offline(model: Model, program: Served, asked: Asked) -> tuple[Offline | None, Mapping[str, Offline]]:
+    if not asked.profile or isinstance(program, KeyedProgram) or not program.needs_dealer:
+        return None, {}
+    return measure_offline(model, program, asked.batch)  # type: ignore[arg-type]
+
+
+def _figures(replies: _Replies) -> Figures:
+    ledgers = [reply.answer.ledger for reply in replies.timed]
     seconds = {
-        "whole": Spread.of([reply.seconds for reply in replies]),
+        "whole": Spread.of([reply.seconds for reply in replies.timed]),
         "offline": Spread.of([ledger.offline_seconds for ledger in ledgers]),
         "server": Spread.of([ledger.online_seconds for ledger in ledgers]),
     }
@@ -157,7 +201,11 @@ def _figures(first: _Reply, replies: Sequence[_Reply]) -> Figures:
     if own:
         seconds["encrypt"] = Spread.of([each.encrypt_seconds for each in own])
         seconds["decrypt"] = Spread.of([each.decrypt_seconds for each in own])
-    keys, last = first.answer.ledger.own or OwnLedger(), ledgers[-1]
+    if replies.deal:
+        seconds["deal"] = Spread.of(replies.deal)
+    if replies.total:
+        seconds["total"] = Spread.of(replies.total)
+    keys, last = replies.warming[0].answer.ledger.own or OwnLedger(), ledgers[-1]
     return Figures(
         seconds=seconds,
         keys_seconds=keys.key_seconds,
@@ -171,52 +219,9 @@ def _figures(first: _Reply, replies: Sequence[_Reply]) -> Figures:
     )
 
 
-def _truth(subject: Subject, model: Model, program: Served, x: NDArray[Any], replies: Sequence[_Reply]) -> Truth:
-    """Compare every answer, the warming one too, with the integer model's to the same inputs x."""
-    answers = [reply.answer for reply in replies]
-    values, expected = np.concatenate([answer.values for answer in answers]), model.predict(x, "silent")
-    known = [own.noise_left for answer in answers if (own := answer.ledger.own) and own.noise_left is not None]
-    labels = None if subject.y is None else np.take(subject.y, range(len(x)), mode="wrap")
-    again = len(answers[0].values)
-    return Truth(
-        equal=_equal(answers, model.integers(model.encode(x, "silent"))),
-        largest_error=float(np.abs(values - expected).max()),
-        error_bound=max(answer.error_bound for answer in answers),
-        same_decisions=float((decisions(values) == decisions(expected)).mean()),
-        accuracy=right(values[again:], labels),
-        as_declared=all(_as_declared(program, reply, k == 0) for k, reply in enumerate(replies)),
-        noise_left=min(known) if known else None,
-    )
-
-
-def _equal(answers: Sequence[Answer], reference: Any) -> float | None:
-    """The share of answers whose every integer is the reference's; None where there are no integers."""
-    got = [np.asarray(answer.integers) for answer in answers if answer.integers is not None]
-    if len(got) < len(answers):
-        return None
-    flat = [part.reshape(len(reference), -1) for part in (np.concatenate(got), np.asarray(reference))]
-    return float((flat[0] == flat[1]).all(1).mean())
-
-
-def _as_declared(program: Served, reply: _Reply, first: bool) -> bool:
-    """Whether the bytes of one prediction are, to the byte, what the program declares for its queries."""
-    ledger = reply.answer.ledger
-    if isinstance(program, KeyedProgram):
-        (party,) = ledger.parties.values()
-        costs, own = [program.cost(n) for n in reply.sizes], ledger.own or OwnLedger()
-        return (
-            party.client_received == sum(cost.question for cost in costs)
-            and party.client_sent == sum(cost.answer for cost in costs)
-            and own.key_bytes == (costs[0].keys if first else 0)
-        )
-    total = sum((program.cost(n) for n in reply.sizes), Cost())
-    sent, dealt = set(ledger.online_bytes.values()), sum(ledger.offline_bytes.values())
-    return (ledger.exchanges, sent, dealt) == (total.exchanges, {total.online_bytes}, total.dealt_bytes)
-
-
-def _memory(service: LocalService, answer: Answer) -> dict[str, float]:
+def _memory(service: LocalService, reply: Reply) -> dict[str, float]:
     """Peak memory of every role, MB: servers report their own, the system knows the dealer's; the client is here."""
-    found = {role: party.peak_rss_bytes / 1e6 for role, party in answer.ledger.parties.items()}
+    found = {role: party.peak_rss_bytes / 1e6 for role, party in reply.answer.ledger.parties.items()}
     if DEALER in service.processes:
         dealer = peak_rss_of(service.processes[DEALER].pid)
         found |= {} if dealer is None else {DEALER: dealer / 1e6}

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,91 +15,75 @@ from pqi.demo.cancer import load_cancer
 from pqi.demo.cancer import train as train_regression
 from pqi.demo.digits import load_digits, train_network
 from pqi.demo.measure import threads
+from pqi.graph.model import IntegerModel
 from pqi.measure.errors import MeasureError
+from pqi.measure.folder import DATA, mnist_images
+from pqi.measure.nets import registry
 from pqi.measure.networks import digits_cnn, digits_mlp, mnist_cnn
-from pqi.measure.subject import Subject
+from pqi.measure.subject import Recipe, Subject
 from pqi.quant.api import quantize
 from pqi.quant.polynomial.api import to_polynomial
 
 SEED = 0
 MNIST_EPOCHS, MNIST_BATCH, MNIST_RATE = 12, 128, 5e-3
 SQUARES: Any = {"epochs": 9, "weight_bits": 3, "input_bits": 2, "answer_bits": 48}  # two plain primes of BFV hold 48
-DATA = "PQI_DATA"
 Say = Callable[[str], None]
+Maker = Callable[[Say, str], Subject]
 
 
-def named(name: str, say: Say = lambda _: None) -> Subject:
+def named(name: str, say: Say = lambda _: None, rings: str = "proven") -> Subject:
     """The subject of that name: data read, network trained and made integer. Raises MeasureError, DemoError."""
-    if name not in PROBLEMS:
-        raise MeasureError(f"there is no network {name!r}; there are: {', '.join(PROBLEMS)}")
+    if name not in NAMES:
+        raise MeasureError(f"there is no network {name!r}; there are: {', '.join(NAMES)}")
     # Batches are so small that more threads would only wait for each other.
     with threads(1):
-        return PROBLEMS[name](say)
+        return PROBLEMS[name](say, rings) if name in PROBLEMS else registry.subject(name, say, rings)
 
 
-def _breast_cancer(say: Say) -> Subject:
+def _breast_cancer(say: Say, rings: str) -> Subject:
     data = load_cancer()
     say("training a logistic regression of 30 inputs")
     net = train_regression(data)
-    model = quantize(net, data.train_x, 8, 8, input_bits=8)
+    made = _maker(net, data.train_x, 8)
+    model = made(8, 8, rings)
     note = "Wisconsin breast cancer, 569 cases of 30 measurements, 143 of them held out; logistic regression"
-    return Subject("breast-cancer", model, None, net, data.test_x, data.test_y, note)
+    return Subject("breast-cancer", model, None, net, data.test_x, data.test_y, note, made)
 
 
-def _digits(name: str, build: Callable[[], nn.Module]) -> Callable[[Say], Subject]:
-    def subject(say: Say) -> Subject:
+def _digits(name: str, build: Callable[[], nn.Module]) -> Maker:
+    def subject(say: Say, rings: str) -> Subject:
         data = load_digits()
         say("training on 1,347 digits of 8 x 8 pixels")
         net = train_network(build, data)
-        integer = quantize(net, data.train_x, 8, 6, input_bits=5)
+        made = _maker(net, data.train_x, 5)
+        integer = made(8, 6, rings)
         say("training it again with squares for protocols under a key")
         polynomial = to_polynomial(net, data.train_x, data.train_y)
         note = "scikit-learn's digits, 450 images held out; squares in place of ReLU under a key"
-        return Subject(name, integer, polynomial, net, data.test_x, data.test_y, note)
+        return Subject(name, integer, polynomial, net, data.test_x, data.test_y, note, made)
 
     return subject
 
 
-def _mnist(say: Say) -> Subject:
+def _mnist(say: Say, rings: str) -> Subject:
     x, y, test_x, test_y = mnist_images()
     say("training on 60,000 digits of 28 x 28 pixels")
     net = _trained(x, y)
-    integer = quantize(net, x[:2000], 8, 6, input_bits=4)
+    made = _maker(net, x[:2000], 4)
+    integer = made(8, 6, rings)
     say("training it again with squares for protocols under a key")
     polynomial = to_polynomial(net, x, y, batch=MNIST_BATCH, augment=shifted, **SQUARES)
     note = "MNIST, 10,000 images held out; the shape of CryptoNets, squares in place of ReLU under a key"
-    return Subject("mnist-cryptonet", integer, polynomial, net, test_x, test_y, note)
+    return Subject("mnist-cryptonet", integer, polynomial, net, test_x, test_y, note, made)
 
 
-def mnist_images() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """The four files of MNIST below the folder that PQI_DATA names: pixels 0 to 1 and labels, to train and to test."""
-    folder = os.environ.get(DATA)
-    if not folder:
-        raise MeasureError(
-            f"mnist-cryptonet needs MNIST's files: set {DATA} to a folder whose mnist/ holds "
-            "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the two of t10k"
-        )
-    x, y, test_x, test_y = (
-        _idx(Path(folder) / "mnist" / f"{part}-{kind}-ubyte.gz")
-        for part in ("train", "t10k")
-        for kind in ("images-idx3", "labels-idx1")
-    )
-    return _pixels(x), y.astype(np.int64), _pixels(test_x), test_y.astype(np.int64)
+def _maker(net: nn.Module, x: NDArray[Any], input_bits: int) -> Recipe:
+    """The network made integer with other bits or rings."""
 
+    def made(weight_bits: int, activation_bits: int, rings: str) -> IntegerModel:
+        return quantize(net, x, weight_bits, activation_bits, input_bits=input_bits, rings=rings)
 
-def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = images[:, None].astype(np.float32) / np.float32(255)
-    return scaled
-
-
-def _idx(path: Path) -> NDArray[np.uint8]:
-    """An array in the format that MNIST came in: two zeros, the type, the number of sizes, the sizes, the bytes."""
-    try:
-        raw = gzip.decompress(path.read_bytes())
-        shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-    except (OSError, EOFError, struct.error, ValueError, IndexError) as error:
-        raise MeasureError(f"{path} is not one of MNIST's files ({type(error).__name__}: {error})") from None
+    return made
 
 
 def _trained(images: NDArray[np.float32], labels: NDArray[np.int64]) -> nn.Module:
@@ -132,12 +112,12 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     return wide[torch.arange(len(images))[:, None, None], down[:, :, None], across[:, None, :]][:, None]
 
 
-PROBLEMS: dict[str, Callable[[Say], Subject]] = {
+PROBLEMS: dict[str, Maker] = {
     "breast-cancer": _breast_cancer,
     "digits-mlp": _digits("digits-mlp", digits_mlp),
     "digits-cnn": _digits("digits-cnn", digits_cnn),
     "mnist-cryptonet": _mnist,
 }
-NAMES = tuple(PROBLEMS)
+NAMES = (*PROBLEMS, *registry.NETWORKS)
 
 __all__ = ["DATA", "NAMES", "PROBLEMS", "mnist_cnn", "mnist_images", "named"]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-_MOST_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -28,14 +25,3 @@ class Spread:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         return dict(self.__dict__)
-
-
-def timed(work: Callable[[], object], runs: int = 20) -> Spread:
-    """Seconds of up to ``runs`` runs after one to warm up; fewer where they would take more than two seconds."""
-    work()
-    seconds: list[float] = []
-    while len(seconds) < runs and (len(seconds) < 3 or sum(seconds) < _MOST_SECONDS):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return Spread.of(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from pqi.program.circuits import Model
 from protocols import KEYED
 
 _SEED = 0
+Recipe = Callable[[int, int, str], IntegerModel]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,8 @@ class Subject:
 
     polynomial: for protocols under a key. floating: the network as it was trained, None where it is not known.
     x: float inputs (N, *shape). y: labels (N,), None where there are none. note: what a reader should know of it.
+    made: the integer model of other bits or rings, (weight bits, activation bits, rings) -> model; None where there is
+    only a file.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Subject:
     x: NDArray[Any]
     y: NDArray[Any] | None = None
     note: str = ""
+    made: Recipe | None = None
 
     def model(self, protocol: str) -> Model:
         """The model that a protocol would compute. Raises MeasureError where there is none."""
@@ -55,9 +60,9 @@ class Subject:
             made["polynomial"] = self.polynomial
         return made
 
-    def inputs(self, count: int) -> NDArray[Any]:
-        """``count`` inputs, from the first one on; they come again where there are fewer."""
-        return np.ascontiguousarray(np.take(self.x, range(count), axis=0, mode="wrap"))
+    def inputs(self, count: int, first: int = 0) -> NDArray[Any]:
+        """``count`` inputs, from ``first`` on; they come again where there are fewer."""
+        return np.ascontiguousarray(np.take(self.x, range(first, first + count), axis=0, mode="wrap"))
 
 
 def subject_of(

@@ -1,8 +1,10 @@
 """One TLS connection as a sequence of frames, and the loop that drives several of them in one thread.
 
-An SSL socket must not be read and written by two threads at once, and two parties that first send and then receive
+A TLS stream must not be read and written by two threads at once, and two parties that first send and then receive
 deadlock as soon as their messages outgrow the buffers between them. So everything here is non-blocking, and
 :func:`exchange` sends on any number of channels *while* it receives on any number of channels.
+
+A payload is copied nowhere: it is encrypted from where the sender has it and decrypted to where the receiver gets it.
 
 A channel belongs to one thread at a time. Only :meth:`Channel.abort` may be called from another one.
 """
@@ -18,22 +20,29 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pqi.net.errors import BadFrame, ConnectionLost, FrameTooLarge, NetError, PeerReported, Timeout
 from pqi.net.frames import (
     HEADER_BYTES,
     Frame,
     FrameType,
     Limits,
+    Payload,
     decode_control,
     encode_control,
     header,
     parse_header,
 )
+from pqi.net.link import NONE, STAMP, Line, Link
+from pqi.net.stream import RECORD, TlsStream
 from pqi.net.tls import Identity, let_last_words_arrive
+from pqi.net.waiting import SPIN_SECONDS, Watch, nap, wait
 
-_RECORD = 16 * 1024  # a TLS record: one SSL_write or SSL_read moves at most this much
 _MIN_RATE = 128 * 1024  # bytes per second: what moves at least this fast is given time beyond its time-out
-_BURST = 32  # records moved on one channel before the others have their turn
+_BURST = 32  # records read on one channel before the others have their turn
+
+_HELD = -1  # the event of a whole frame that an emulated link has not delivered yet
 
 # Error messages of a peer are awaited this long after its connection broke under a send.
 _LAST_WORDS_SECONDS = 0.2
@@ -42,22 +51,29 @@ _LAST_WORDS_SECONDS = 0.2
 class Channel:
     """One TLS connection to ``peer``; frames in, frames out. Close it, or use it as a context manager.
 
+    link: what to emulate of a network; both ends must be told the same.
     sent_overhead, received_overhead: header bytes so far; payload bytes are counted by whoever sends payloads.
+    spin: seconds of looking again before a wait in :func:`exchange` sleeps.
     """
 
-    def __init__(self, sock: ssl.SSLSocket, identity: Identity, limits: Limits | None = None) -> None:
+    def __init__(self, sock: TlsStream, identity: Identity, limits: Limits | None = None, link: Link = NONE) -> None:
         self._sock = sock
-        self._descriptor = sock.fileno()
+        self._watch = Watch(sock.fileno())
         self.peer = identity.role
         self.fingerprint = identity.fingerprint
         self.limits = limits or Limits()
         self.sent_overhead = 0
         self.received_overhead = 0
+        self.spin = SPIN_SECONDS
         self._moved = 0  # bytes in and out, headers included
-        self._closed = False
+        self._closed = self._aborted = False
         self._out: deque[memoryview] = deque()
         self._out_event = select.POLLOUT
         self._in_event = select.POLLIN
+        self._line = Line(link) if link.emulated else None
+        self._held: Frame | None = None
+        self._due = 0
+        self._header = memoryview(bytearray(HEADER_BYTES + (STAMP.size if self._line else 0)))
         self._reset_input()
 
     def __repr__(self) -> str:
@@ -71,7 +87,7 @@ class Channel:
 
     # ------------------------------------------------------------------ whole messages
 
-    def send(self, kind: FrameType, payload: bytes, timeout: float, during: str) -> None:
+    def send(self, kind: FrameType, payload: Payload, timeout: float, during: str) -> None:
         """Send one frame. Raises FrameTooLarge (nothing sent), ConnectionLost, PeerReported, Timeout."""
         exchange([(self, kind, payload)], [], timeout, during)
 
@@ -79,7 +95,7 @@ class Channel:
         """Send one control message, a mapping with a text ``kind``."""
         self.send(FrameType.CONTROL, encode_control(message), timeout, during)
 
-    def send_binary(self, payload: bytes, timeout: float, during: str) -> None:
+    def send_binary(self, payload: Payload, timeout: float, during: str) -> None:
         """Send one binary payload."""
         self.send(FrameType.BINARY, payload, timeout, during)
 
@@ -111,7 +127,11 @@ class Channel:
         return message
 
     def as_binary(self, frame: Frame, waiting_for: str) -> bytes:
-        """A received frame as a binary payload. Raises PeerReported, BadFrame."""
+        """A received frame as a binary payload, copied. Raises PeerReported, BadFrame."""
+        return bytes(self.as_view(frame, waiting_for))
+
+    def as_view(self, frame: Frame, waiting_for: str) -> memoryview:
+        """A received frame as a binary payload where it lies: read-only, the reader's own. Raises as as_binary."""
         if frame.kind is FrameType.BINARY:
             return frame.payload
         message = self.as_control(frame, waiting_for)
@@ -119,7 +139,7 @@ class Channel:
 
     def is_quiet(self) -> bool:
         """True if the connection is up and nothing has arrived: the state between two queries."""
-        if self._closed or self._got or self._header_got:
+        if self._closed or self._got or self._header_got or self._held:
             return False
         try:
             return self._pump_in("an idle check") is None and not self._header_got
@@ -130,8 +150,9 @@ class Channel:
 
     def abort(self) -> None:
         """Break the connection, from any thread: whoever waits on it gets ConnectionLost."""
+        self._aborted = True
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; unsent data is dropped. Closing twice is harmless."""
@@ -142,9 +163,9 @@ class Channel:
     def close_with_cause(self, cause: str) -> None:
         """Tell the peer why, as well as the connection still allows, and close. Never raises for the network."""
         try:
-            if not self._out:  # in the midst of another frame nothing can be said any more
+            if not self._out and not self._sock.unsent:  # in the midst of a frame nothing can be said any more
                 self.send_control({"kind": "error", "cause": cause[:600]}, _LAST_WORDS_SECONDS, "a last message")
-                let_last_words_arrive(self._sock, _LAST_WORDS_SECONDS)
+                let_last_words_arrive(self._sock.raw, _LAST_WORDS_SECONDS)
         except (NetError, OSError, ValueError):
             pass  # the connection is beyond speech; the cause stays in this side's log
         finally:
@@ -152,77 +173,91 @@ class Channel:
 
     # ------------------------------------------------------------------ the two pumps
 
-    def _queue(self, kind: FrameType, payload: bytes, during: str) -> None:
+    def _queue(self, kind: FrameType, payload: Payload, during: str) -> None:
         if self._closed:
             raise ConnectionLost(self.peer, during, "this side has closed it")
-        if len(payload) > (limit := self.limits.of(kind)):
-            raise FrameTooLarge("this side", kind.name.lower(), len(payload), limit)
-        # Header and start of the payload share the first record: one system call for a small message.
-        head = _RECORD - HEADER_BYTES
-        self._out.append(memoryview(header(kind, len(payload)) + payload[:head]))
-        if len(payload) > head:
-            self._out.append(memoryview(payload)[head:])
+        view = memoryview(payload.data if isinstance(payload, np.ndarray) else payload).cast("B")
+        if len(view) > (limit := self.limits.of(kind)):
+            raise FrameTooLarge("this side", kind.name.lower(), len(view), limit)
+        head = header(kind, len(view))
+        if self._line is not None:
+            head = self._line.stamp(len(head) + len(view)) + head
+        # Header and start of the payload share the first record.
+        room = RECORD - len(head)
+        self._out.append(memoryview(head + bytes(view[:room])))
+        if len(view) > room:
+            self._out.append(view[room:])
         self.sent_overhead += HEADER_BYTES
 
     def _pump_out(self, during: str) -> bool:
-        """Write until done, blocked, or a burst is out; True when nothing is left."""
+        """Write until done, blocked, or a flight is out; True when nothing is left."""
         try:
-            for _ in range(_BURST):
-                if not self._out:
-                    return True
-                chunk = self._out[0]
-                sent = self._sock.send(chunk)
-                self._moved += sent
-                if sent == len(chunk):
-                    self._out.popleft()
-                else:
-                    self._out[0] = chunk[sent:]
+            while self._out:
+                taken = self._sock.write(chunk := self._out[0])
+                self._moved += taken
+                if taken < len(chunk):
+                    self._out[0] = chunk[taken:]
+                    break
+                self._out.popleft()
+            self._sock.flush()
             self._out_event = 0  # ready for more: come back without waiting
-        except ssl.SSLWantWriteError:
+        except BlockingIOError:
             self._out_event = select.POLLOUT
-        except ssl.SSLWantReadError:
-            self._out_event = select.POLLIN
+            return False
         except (OSError, ValueError) as error:
             raise self._lost(error, during) from None
         return not self._out
 
     def _reset_input(self) -> None:
-        self._header = bytearray(HEADER_BYTES)
         self._header_got = 0
         self._kind: FrameType | None = None
-        self._buffer = bytearray()
+        self._buffer = memoryview(b"")
         self._got = 0
 
     def _pump_in(self, during: str) -> Frame | None:
         """Read until a frame is whole, or blocked, or a burst is in."""
+        if self._held is not None:
+            return self._delivered(during)
         try:
             for _ in range(_BURST):
                 if self._kind is None:
                     self._read_header(during)
                 else:
-                    with memoryview(self._buffer) as view:
-                        self._got += self._some(self._sock.recv_into(view[self._got :]), during)
+                    self._got += self._some(self._sock.recv_into(self._buffer[self._got :]), during)
                 if self._kind is not None and self._got == len(self._buffer):
-                    frame = Frame(self._kind, bytes(self._buffer))
+                    frame = Frame(self._kind, self._buffer)
                     self.received_overhead += HEADER_BYTES
                     self._reset_input()
-                    return frame
+                    if self._line is None:
+                        return frame
+                    self._held = frame
+                    return self._delivered(during)
             self._in_event = 0
-        except ssl.SSLWantReadError:
+        except BlockingIOError:
             self._in_event = select.POLLIN
-        except ssl.SSLWantWriteError:
-            self._in_event = select.POLLOUT
         except (OSError, ValueError) as error:
             raise self._lost(error, during) from None
         return None
 
+    def _delivered(self, during: str) -> Frame | None:
+        """The frame at hand once the emulated link has carried it."""
+        if self._aborted:
+            raise ConnectionLost(self.peer, during)
+        if time.monotonic_ns() < self._due:
+            self._in_event = _HELD
+            return None
+        frame, self._held, self._in_event = self._held, None, select.POLLIN
+        return frame
+
     def _read_header(self, during: str) -> None:
-        with memoryview(self._header) as view:
-            self._header_got += self._some(self._sock.recv_into(view[self._header_got :]), during)
-        if self._header_got == HEADER_BYTES:
-            self._kind, length = parse_header(self._header, self.peer, self.limits)
-            self._buffer = bytearray(length)  # zero pages: memory is taken as bytes arrive, not as they are announced
+        self._header_got += self._some(self._sock.recv_into(self._header[self._header_got :]), during)
+        if self._header_got == len(self._header):
+            self._kind, length = parse_header(self._header[-HEADER_BYTES:], self.peer, self.limits)
+            # Untouched pages: memory is taken as bytes arrive, not as they are announced.
+            self._buffer = np.empty(length, np.uint8).data
             self._got = 0
+            if self._line is not None:
+                (self._due,) = STAMP.unpack_from(self._header)
 
     def _some(self, count: int, during: str) -> int:
         if count == 0:
@@ -250,7 +285,7 @@ class Channel:
                     self.as_control(frame, during)
 
 
-Outgoing = tuple[Channel, FrameType, bytes]
+Outgoing = tuple[Channel, FrameType, Payload]
 
 
 def exchange(sends: Sequence[Outgoing], expects: Sequence[Channel], timeout: float, during: str) -> list[Frame]:
@@ -262,19 +297,20 @@ def exchange(sends: Sequence[Outgoing], expects: Sequence[Channel], timeout: flo
     """
     for channel, kind, payload in sends:
         channel._queue(kind, payload, during)
-    sending = list(dict.fromkeys(channel for channel, _, _ in sends))
+    sending = list({channel: None for channel, _, _ in sends})
     received: dict[Channel, Frame] = {}
     waiting = list(dict.fromkeys(expects))
-    involved = set(sending) | set(waiting)
+    involved = {*sending, *waiting}
     # Deadline less the time that movement has earned so far.
-    base = time.monotonic() + timeout - sum(channel._moved for channel in involved) / _MIN_RATE
+    base = time.monotonic() + timeout - sum([channel._moved for channel in involved]) / _MIN_RATE
     while True:
         sending = [channel for channel in sending if not _push(channel, during)]
         waiting = [channel for channel in waiting if not _pull(channel, during, received)]
         if not sending and not waiting:
             return [received[channel] for channel in expects]
         wants = [(c, c._out_event) for c in sending] + [(c, c._in_event) for c in waiting]
-        if not _wait(wants, base + sum(channel._moved for channel in involved) / _MIN_RATE):
+        spin = min([channel.spin for channel in waiting], default=0.0)
+        if not _wait(wants, base + sum([channel._moved for channel in involved]) / _MIN_RATE, spin):
             late = (waiting or sending)[0]
             raise Timeout(late.peer, during if waiting else f"room to send {during}", timeout)
 
@@ -306,21 +342,27 @@ def _pull(channel: Channel, during: str, received: dict[Channel, Frame]) -> bool
     return frame is not None
 
 
-def _wait(wants: Sequence[tuple[Channel, int]], deadline: float) -> bool:
+def _wait(wants: Sequence[tuple[Channel, int]], deadline: float, spin: float = 0.0) -> bool:
     """Wait until one wanted event is there; False at the deadline. An event of 0 wants no wait at all."""
-    masks: dict[int, int] = {}
-    ready = False
+    masks: dict[Watch, int] = {}
+    ready, due = False, 0
     for channel, event in wants:
         if channel._closed:
             raise ConnectionLost(channel.peer, "a wait", "this side has closed it")
-        ready = ready or event == 0
-        masks[channel._descriptor] = masks.get(channel._descriptor, 0) | event
+        if event == _HELD:
+            due = min(due or channel._due, channel._due)
+        elif event:
+            masks[channel._watch] = masks.get(channel._watch, 0) | event
+        else:
+            ready = True
     left = deadline - time.monotonic()
-    if left <= 0:
-        return False
-    if ready:
-        return True
-    poller = select.poll()
-    for descriptor, mask in masks.items():
-        poller.register(descriptor, mask)
-    return bool(poller.poll(left * 1000))
+    if left <= 0 or ready:
+        return left > 0
+    if not due:
+        return wait(masks, left, spin)
+    left = min(left, (due - time.monotonic_ns()) / 1e9)
+    if masks:
+        wait(masks, left, 0.0)
+    else:
+        nap(left)
+    return True  # if that was the deadline, the next wait finds it

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pqi.net.channel import Channel, exchange
 from pqi.net.frames import HEADER_BYTES, FrameType
 from protocols.errors import Misuse
-from protocols.rounds import PartyId, Round, Steps
+from protocols.rounds import PartyId, Received, Round, Steps
 
 T = TypeVar("T")
 FINISH = "finish"
@@ -36,23 +36,38 @@ class Meter:
     received: dict[PartyId, int] = field(default_factory=dict)
     overhead: int = 0
     steps: dict[str, StepCount] = field(default_factory=dict)
+    clock: float = field(default_factory=time.perf_counter)
+
+    def lap(self, label: str) -> None:
+        """Book the seconds since the last lap or round as work on ``label``."""
+        now = time.perf_counter()
+        self.step(label).compute_seconds += now - self.clock
+        self.clock = now
 
     def step(self, label: str) -> StepCount:
         """The counters of one label, made on first use."""
-        return self.steps.setdefault(label, StepCount())
+        step = self.steps.get(label)
+        if step is None:
+            step = self.steps[label] = StepCount()
+        return step
 
-    def count(self, round_: Round, received: Mapping[PartyId, bytes], compute: float, network: float) -> None:
-        """Book one finished round."""
-        step = self.step(round_.label)
+    def count(self, round_: Round, received: Received, compute: float, network: float) -> None:
+        """Book one finished round: bytes on each step that talked, the exchange and its seconds on the first."""
+        step = self.step(round_.parts[0].label if round_.parts else round_.label)
         if round_.send or round_.expect:
             self.exchanges += 1
             step.exchanges += 1
-        for messages, totals in ((round_.send, self.sent), (received, self.received)):
-            for party, message in messages.items():
-                totals[party] = totals.get(party, 0) + len(message)
-                self.overhead += HEADER_BYTES
-        step.sent += sum(map(len, round_.send.values()))
-        step.received += sum(map(len, received.values()))
+        for party, message in round_.send.items():
+            self.sent[party] = self.sent.get(party, 0) + len(message)
+        for party, message in received.items():
+            self.received[party] = self.received.get(party, 0) + len(message)
+        for part in round_.parts:
+            self.step(part.label).sent += sum(map(len, part.send.values()))
+            self.step(part.label).received += sum(part.awaited(party) or 0 for party in part.expect)
+        if not round_.parts:
+            step.sent += sum(map(len, round_.send.values()))
+            step.received += sum(map(len, received.values()))
+        self.overhead += HEADER_BYTES * (len(round_.send) + len(received))
         step.compute_seconds += compute
         step.network_seconds += network
 
@@ -90,7 +105,7 @@ def drive(
     Raises Misuse (a round names a party without a channel), and all of :func:`pqi.net.channel.exchange`.
     """
     try:
-        clock = time.perf_counter()
+        meter.clock = time.perf_counter()
         round_ = next(steps)
         while True:
             if progress is not None:
@@ -98,23 +113,22 @@ def drive(
             ready = time.perf_counter()
             received = _one_round(round_, channels, timeout)
             done = time.perf_counter()
-            meter.count(round_, received, ready - clock, done - ready)
-            clock = done
+            meter.count(round_, received, ready - meter.clock, done - ready)
+            meter.clock = done
             round_ = steps.send(received)
     except StopIteration as end:
-        meter.step(FINISH).compute_seconds += time.perf_counter() - clock
+        meter.lap(FINISH)
         value: T = end.value
         return value
     finally:
         steps.close()
 
 
-def _one_round(round_: Round, channels: Mapping[PartyId, Channel], timeout: float) -> dict[PartyId, bytes]:
-    strangers = sorted((set(round_.send) | set(round_.expect)) - set(channels))
-    if strangers:
+def _one_round(round_: Round, channels: Mapping[PartyId, Channel], timeout: float) -> Received:
+    if strangers := sorted({party for party in (*round_.send, *round_.expect) if party not in channels}):
         raise Misuse(f"step {round_.label!r} talks to {', '.join(map(str, strangers))}, to whom no channel is open")
     sends = [(channels[party], FrameType.BINARY, message) for party, message in round_.send.items()]
     expects = [channels[party] for party in round_.expect]
     during = f"step {round_.label!r}"
     frames = exchange(sends, expects, timeout, during)
-    return {party: channels[party].as_binary(frame, during) for party, frame in zip(round_.expect, frames, strict=True)}
+    return {party: channels[party].as_view(frame, during) for party, frame in zip(round_.expect, frames, strict=True)}

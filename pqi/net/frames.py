@@ -16,7 +16,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pqi.net.errors import BadFrame, FrameTooLarge, VersionMismatch
 
@@ -26,6 +29,9 @@ HEADER = struct.Struct("!4sBBHI")
 HEADER_BYTES = HEADER.size
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 MAX_LENGTH = (1 << 32) - 1
+
+# What can be sent: anything that lies in memory in one piece.
+Payload: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 _HEX = re.compile(r"[0-9a-f]+")
 
@@ -60,7 +66,7 @@ class Frame:
     """One received frame. Its representation tells the length only: payloads may be shares."""
 
     kind: FrameType
-    payload: bytes
+    payload: memoryview
 
     def __repr__(self) -> str:
         return f"Frame({self.kind.name}, {len(self.payload)} bytes)"
@@ -71,7 +77,7 @@ def header(kind: FrameType, length: int) -> bytes:
     return HEADER.pack(MAGIC, WIRE_VERSION, kind, 0, length)
 
 
-def parse_header(data: bytes | bytearray, peer: str, limits: Limits) -> tuple[FrameType, int]:
+def parse_header(data: bytes | memoryview, peer: str, limits: Limits) -> tuple[FrameType, int]:
     """Type and payload length from 12 bytes.
 
     Raises BadFrame (garbage), VersionMismatch, FrameTooLarge; each names ``peer``.
@@ -97,10 +103,10 @@ def encode_control(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode("ascii")
 
 
-def decode_control(payload: bytes, peer: str) -> dict[str, Any]:
+def decode_control(payload: bytes | memoryview, peer: str) -> dict[str, Any]:
     """A control message from bytes: a JSON object with a text field ``kind``. Raises BadFrame."""
     try:
-        message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        message = json.loads(bytes(payload).decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise BadFrame(peer, "a control frame that is not valid JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("kind"), str):

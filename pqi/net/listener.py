@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pqi.net.channel import Channel
 from pqi.net.errors import CannotListen, NetError
 from pqi.net.frames import KIB, Limits
+from pqi.net.link import NONE, Link
 from pqi.net.tls import ANYONE, format_address, secure
 
 log = logging.getLogger("pqi.net")
@@ -27,7 +28,8 @@ class Listener:
     """Accepts TLS connections at ``address`` and runs ``serve(channel)`` for each in a thread of its own.
 
     serve: may raise anything; the cause is logged and the connection closed. max_links: connections at one time,
-    unidentified ones included; more are turned away at once. Raises CannotListen if the address cannot be bound.
+    unidentified ones included; more are turned away at once. link: what to emulate of a network.
+    Raises CannotListen if the address cannot be bound.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class Listener:
         *,
         timeout: float,
         max_links: int,
+        link: Link = NONE,
     ) -> None:
-        self._ctx, self._serve, self._timeout = ctx, serve, timeout
+        self._ctx, self._serve, self._timeout, self._link = ctx, serve, timeout, link
         self._slots = threading.BoundedSemaphore(max_links)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -116,7 +119,7 @@ class Listener:
         try:
             secured, identity = secure(sock, self._ctx, server_side=True, peer=ANYONE, timeout=self._timeout)
             peer = identity.role
-            with Channel(secured, identity, STRANGER) as channel:
+            with Channel(secured, identity, STRANGER, self._link) as channel:
                 self._welcome(channel)
         except NetError as error:
             log.log(logging.DEBUG if self.stopping else logging.WARNING, "link with %s ended: %s", peer, error)

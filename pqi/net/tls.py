@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pqi.net.authority import ROLE_URI
 from pqi.net.errors import CannotConnect, ConnectionLost, Timeout, WrongPeer
+from pqi.net.link import NONE, Link
+from pqi.net.stream import TlsStream
 
 ANYONE = "an unidentified peer"
 _LAST_WORDS_SECONDS = 0.2
@@ -70,10 +72,9 @@ def context(files: TlsFiles, *, server_side: bool) -> ssl.SSLContext:
     return ctx
 
 
-def identify(sock: ssl.SSLSocket) -> Identity:
+def identify(stream: TlsStream) -> Identity:
     """Role and fingerprint from the certificate that TLS verified. Raises WrongPeer if it carries no single role."""
-    certificate = sock.getpeercert()
-    binary = sock.getpeercert(binary_form=True)
+    certificate, binary = stream.certificate()
     if not certificate or not binary:
         raise WrongPeer("the other side showed no certificate")
     names = certificate.get("subjectAltName", ())
@@ -89,55 +90,47 @@ def identify(sock: ssl.SSLSocket) -> Identity:
 
 def secure(
     sock: socket.socket, ctx: ssl.SSLContext, *, server_side: bool, peer: str, timeout: float
-) -> tuple[ssl.SSLSocket, Identity]:
+) -> tuple[TlsStream, Identity]:
     """TLS handshake on a connected socket under one deadline; takes over (and on failure closes) the socket.
 
     Raises WrongPeer (certificate refused), ConnectionLost, Timeout.
     """
     deadline = time.monotonic() + timeout
-    secured: ssl.SSLSocket | None = None
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        secured = ctx.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
-        _handshake(secured, deadline, peer, timeout)
-        return secured, identify(secured)
+        stream = TlsStream(sock, ctx, server_side=server_side)
+        _handshake(stream, deadline, peer, timeout)
+        return stream, identify(stream)
     except ssl.SSLCertVerificationError as error:
         # TLS has told the peer why; that alert must reach it, or it would see a reset connection and no cause.
-        let_last_words_arrive(secured or sock, _LAST_WORDS_SECONDS)
-        _close(secured or sock)
+        let_last_words_arrive(sock, _LAST_WORDS_SECONDS)
+        sock.close()
         raise WrongPeer(f"the certificate of {peer} is refused: {error.verify_message}") from None
     except ssl.SSLError as error:
-        _close(secured or sock)
+        sock.close()
         raise WrongPeer(f"TLS with {peer} failed: {_reason(error)}") from None
     except OSError as error:
-        _close(secured or sock)
+        sock.close()
         raise ConnectionLost(peer, "the TLS handshake", _reason(error)) from None
     except BaseException:
-        _close(secured or sock)
+        sock.close()
         raise
 
 
-def _handshake(sock: ssl.SSLSocket, deadline: float, peer: str, timeout: float) -> None:
-    while True:
-        try:
-            sock.do_handshake()
-            return
-        except ssl.SSLWantReadError:
-            event = select.POLLIN
-        except ssl.SSLWantWriteError:
-            event = select.POLLOUT
+def _handshake(stream: TlsStream, deadline: float, peer: str, timeout: float) -> None:
+    while event := stream.handshake():
         poller = select.poll()
-        poller.register(sock.fileno(), event)
+        poller.register(stream.fileno(), event)
         left = deadline - time.monotonic()
         if left <= 0 or not poller.poll(left * 1000):
             raise Timeout(peer, "the TLS handshake", timeout)
 
 
-def dial(address: tuple[str, int], ctx: ssl.SSLContext, role: str, timeout: float) -> tuple[ssl.SSLSocket, Identity]:
+def dial(
+    address: tuple[str, int], ctx: ssl.SSLContext, role: str, timeout: float, link: Link = NONE
+) -> tuple[TlsStream, Identity]:
     """Connect to ``role`` at (host, port) and check that the certificate there says that role.
 
+    link: what to emulate of a network; here, how long it takes to connect over it.
     Raises CannotConnect, WrongPeer, ConnectionLost, Timeout; each names the role.
     """
     where = format_address(address)
@@ -147,11 +140,12 @@ def dial(address: tuple[str, int], ctx: ssl.SSLContext, role: str, timeout: floa
         raise CannotConnect(role, where, f"no answer within {timeout:g} s") from None
     except OSError as error:
         raise CannotConnect(role, where, _reason(error)) from None
-    secured, identity = secure(sock, ctx, server_side=False, peer=role, timeout=timeout)
+    stream, identity = secure(sock, ctx, server_side=False, peer=role, timeout=timeout)
     if identity.role != role:
-        _close(secured)
+        stream.close()
         raise WrongPeer(f"at {where} this side expects {role}, but the certificate there says {identity.role!r}")
-    return secured, identity
+    link.connect()
+    return stream, identity
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -174,14 +168,14 @@ def let_last_words_arrive(sock: socket.socket, seconds: float) -> None:
     A close with unread data in the buffer resets the connection and takes this side's last message with it.
     """
     with suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_WR)
+        sock.shutdown(socket.SHUT_WR)
         poller = select.poll()
         poller.register(sock.fileno(), select.POLLIN)
         deadline = time.monotonic() + seconds
         scrap = bytearray(1 << 16)
         # Below TLS: the content no longer matters, only that the buffer is empty at the close.
         while (left := deadline - time.monotonic()) > 0 and poller.poll(left * 1000):
-            if not socket.socket.recv_into(sock, scrap):
+            if not sock.recv_into(scrap):
                 return
 
 
@@ -189,8 +183,3 @@ def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return str(error.reason or error.strerror or "TLS error").lower().replace("_", " ")
     return (error.strerror or type(error).__name__).lower()
-
-
-def _close(sock: socket.socket | None) -> None:
-    if sock is not None:
-        sock.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from pqi.graph.ops import Op
 from pqi.program.errors import ProgramError
 from pqi.program.interface import Interface, Spoken, canonical_digest
 from pqi.program.windows import Windows
-from protocols.api import Step
+from protocols.api import VISIBILITIES, Linear, SecurityStatement, Step
 from protocols.cost import Cost
 from protocols.protocol import NamedStep
 
@@ -70,26 +70,47 @@ class Program(Spoken):
         return tuple((i.name, i.action, i.inputs) for i in self.instructions if isinstance(i.action, Step))
 
     @cached_property
+    def visibilities(self) -> tuple[str, ...]:
+        """Of the weights: each that occurs, once, in the order of ``protocols.api.VISIBILITIES``."""
+        found = {step.visibility for _, step, _ in self.steps if isinstance(step, Linear)}
+        return tuple(v for v in VISIBILITIES if v in found)
+
+    @property
+    def security(self) -> SecurityStatement:
+        """Against whom, and who learns what."""
+        return self.backend.statement(self.visibilities)
+
+    @cached_property
     def record_bytes(self) -> int:
         """Dealt bytes per item for P1."""
         return self.backend.record_bytes(self.steps)
 
+    @cached_property
+    def exchanges(self) -> tuple[tuple[str, ...], ...]:
+        """Who talks in each exchange: names of instructions. Independent ones talk at the same time."""
+        from pqi.program import schedule
+
+        return schedule.exchanges(self.instructions, lambda step: self.backend.cost(step, 1).exchanges)
+
     def cost(self, n: int = 1) -> Cost:
         """Declared cost of a batch of n: exchanges, online bits per party, dealt bits."""
-        return sum((self.backend.cost(step, n) for _, step, _ in self.steps), Cost())
+        total = sum((self.backend.cost(step, n) for _, step, _ in self.steps), Cost())
+        return replace(total, exchanges=len(self.exchanges))
 
     def cost_by_layer(self, n: int = 1) -> dict[str, Cost]:
-        """The same, for each layer of the network."""
+        """The same, for each layer of the network; an exchange of several layers is the first one's."""
         out: dict[str, Cost] = {}
-        for i in self.instructions:
-            if isinstance(i.action, Step):
-                out[i.layer] = out.get(i.layer, Cost()) + self.backend.cost(i.action, n)
+        layer = {i.name: i.layer for i in self.instructions}
+        for name, step, _ in self.steps:
+            cost = replace(self.backend.cost(step, n), exchanges=0)
+            out[layer[name]] = out.get(layer[name], Cost()) + cost
+        for first, *_ in self.exchanges:
+            out[layer[first]] += Cost(exchanges=1)
         return out
 
     def online_cost(self, n: int) -> Cost:
         """Only what happens while the client waits."""
-        c = self.cost(n)
-        return Cost(c.exchanges, c.online_bits, 0)
+        return replace(self.cost(n), dealt_bits=0)
 
     def offline_cost(self, n: int) -> Cost:
         """Only what the dealer sends."""
@@ -106,6 +127,7 @@ class Program(Spoken):
             output_shape=self.output_shape,
             output_ring=self.output_ring,
             exact=self.exact,
+            visibilities=self.visibilities,
             instructions_digest=canonical_digest([plain["format"], plain["answer"], plain["instructions"]]),
         )
 

@@ -40,15 +40,14 @@ class Spoken:
         """Whether an offline dealer takes part."""
         return self.backend.needs_dealer
 
-    @property
-    def security(self) -> SecurityStatement:
-        """Against whom, and who learns what."""
-        return self.backend.security
-
 
 @dataclass(frozen=True)
 class Interface(Spoken):
-    """Question and answer of a program. instructions_digest: SHA-256 of what lies between, hex."""
+    """Question and answer of a program.
+
+    visibilities: of the weights, each that occurs once, in the order of ``protocols.api.VISIBILITIES``.
+    instructions_digest: SHA-256 of what lies between, hex.
+    """
 
     protocol: str
     input_shape: tuple[int, ...]
@@ -56,7 +55,13 @@ class Interface(Spoken):
     output_shape: tuple[int, ...]
     output_ring: int
     exact: bool
+    visibilities: tuple[str, ...]
     instructions_digest: str
+
+    @property
+    def security(self) -> SecurityStatement:
+        """Against whom, and who learns what."""
+        return self.backend.statement(self.visibilities)
 
     @cached_property
     def digest(self) -> str:
@@ -68,6 +73,7 @@ class Interface(Spoken):
         return {
             "protocol": self.protocol,
             "exact": self.exact,
+            "visibilities": list(self.visibilities),
             "input": {"shape": list(self.input_shape), "ring": self.input_ring},
             "output": {"shape": list(self.output_shape), "ring": self.output_ring},
             "instructions_sha256": self.instructions_digest,

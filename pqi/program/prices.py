@@ -9,7 +9,7 @@ from pqi.program.compiler import compile  # noqa: A004 (the field's word)
 
 
 def prices(model: IntegerModel) -> dict[str, Price]:
-    """For one input, planned for the fewest bytes; protocols without communication are left out."""
+    """For one input, planned for a LAN; protocols without communication are left out."""
     out = {}
     for name in protocols.CATALOGUE:
         program = compile(model, name)

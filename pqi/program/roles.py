@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,15 +14,16 @@ from torch import Tensor
 from pqi.graph.model import IntegerModel
 from pqi.program.compiler import operands
 from pqi.program.errors import ProgramError
-from pqi.program.instructions import INPUT, Program
+from pqi.program.instructions import Instruction, Program
 from pqi.program.interface import Interface
+from pqi.program.schedule import Schedule
 from pqi.program.windows import Windows
 from protocols import ring
 from protocols.api import Step
 from protocols.errors import Misuse
 from protocols.prg import Random, Secret
 from protocols.protocol import DealerRole
-from protocols.rounds import PartyId, Steps
+from protocols.rounds import Message, PartyId, Steps
 
 
 def split_weights(model: IntegerModel, program: Program) -> dict[PartyId, dict[str, Tensor]]:
@@ -43,16 +45,31 @@ class Dealer(Secret):
         self._program, self._tensors = program, dict(tensors)
         self._epoch: DealerRole | None = None
 
-    def new_epoch(self) -> tuple[bytes, bytes]:
-        """Fresh keys for P0 and P1; items count from 0 again."""
-        self._epoch = self._program.backend.dealer(self._program.steps, self._tensors)
+    def new_epoch(self, secret: bytes | None = None) -> tuple[bytes, bytes]:
+        """Keys for P0 and P1; items count from 0 again. secret: of an epoch that another dealer of this program began
+        (:meth:`expose_epoch`); without one the epoch is fresh.
+        """
+        self._epoch = self._program.backend.dealer(self._program.steps, self._tensors, secret)
         return self._epoch.keys_for(PartyId.P0), self._epoch.keys_for(PartyId.P1)
+
+    def expose_epoch(self) -> bytes:
+        """All that is secret of this epoch, for a worker of this dealer. Who deals which items is the caller's duty:
+        each of them once.
+        """
+        if self._epoch is None:
+            raise Misuse("expose_epoch was called before new_epoch")
+        return self._epoch.expose_epoch()
 
     def deal(self, first_item: int, n: int) -> bytes:
         """P1's ``n * record_bytes`` bytes for items ``first_item .. first_item+n-1`` of this epoch, each dealt once."""
         if self._epoch is None:
             raise Misuse("deal was called before new_epoch")
         return self._epoch.deal(first_item, n)
+
+
+    def rehearse(self) -> None:
+        """Deal one item of an epoch that nobody will use: what is compiled or tabulated once is ready afterwards."""
+        self._program.backend.dealer(self._program.steps, self._tensors).deal(0, 1)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -69,29 +86,45 @@ class PartyRunner:
     def __init__(self, program: Program, party: PartyId, tensors: Mapping[str, Tensor]) -> None:
         self.program, self.party = program, party
         self._role = program.backend.party(program.steps, party, tensors)
-        self._last_use = {x: i for i, code in enumerate(program.instructions) for x in code.inputs}
+        self._schedule = Schedule(program.instructions, program.output)
 
-    def prepare(self, keys: bytes, first_item: int, n: int, corrections: bytes) -> Prepared:
+    def prepare(self, keys: bytes, first_item: int, n: int, corrections: bytes | bytearray | memoryview) -> Prepared:
         """Offline work for items ``first_item .. first_item+n-1``, which the caller has durably marked as used."""
         return Prepared(n, self._role.prepare(keys, first_item, n, corrections))
 
-    def run(self, prepared: Prepared, message_from_client: bytes) -> Steps[bytes]:
-        """Online: the client's message in, rounds with the other party, the message for the client out."""
+    def rehearse(self) -> None:
+        """Run once on zeros, with keys that nobody else has and nobody to talk to: what is compiled or tabulated once
+        is ready afterwards."""
+        p = self.program
+        takes = p.record_bytes if p.needs_dealer and self.party is PartyId.P1 else 0
+        prepared = self.prepare(self._role.unused_keys(), 0, 1, bytearray(takes))
+        steps = self.run(prepared, bytes(ring.packed_bytes(prod(p.input_shape), p.input_ring)))
+        answer: dict[PartyId, Message] | None = None
+        with contextlib.suppress(StopIteration):
+            while True:
+                awaited = steps.send(answer)  # type: ignore[arg-type]  # None starts a generator
+                answer = {q: bytearray(awaited.awaited(q) or 0) for q in awaited.expect}
+
+    def run(
+        self, prepared: Prepared, message_from_client: bytes, on_step: Callable[[str], None] | None = None
+    ) -> Steps[bytes]:
+        """Online: the client's message in, rounds with the other party, the message for the client out.
+
+        on_step: hears an instruction's name when work on it has been done, for ledgers.
+        """
         p = self.program
         flat = ring.unpack(message_from_client, p.input_ring, prepared.n * prod(p.input_shape))
-        values = {INPUT: flat.reshape(prepared.n, *p.input_shape)}
-        for at, code in enumerate(p.instructions):
-            inputs = [values[x] for x in code.inputs]
-            for x in set(code.inputs):
-                if self._last_use[x] == at and x != p.output:
-                    del values[x]
+
+        def start(code: Instruction, inputs: list[Tensor]) -> Steps[Tensor]:
             if isinstance(code.action, Step):
-                values[code.name] = yield from self._role.run_step(prepared.ready, code.name, code.action, inputs[0])
-            elif isinstance(code.action, Windows):
-                values[code.name] = code.action.apply(inputs[0], self.party is PartyId.P0)
-            else:
-                values[code.name] = code.action.evaluate(_one_word(inputs))
-        return ring.pack(values[p.output].reshape(-1), p.output_ring).tobytes()
+                return (yield from self._role.run_step(prepared.ready, code.name, code.action, inputs[0]))
+            if isinstance(code.action, Windows):
+                return code.action.apply(inputs[0], self.party is PartyId.P0)
+            return code.action.evaluate(_one_word(inputs))
+
+        given = flat.reshape(prepared.n, *p.input_shape)
+        answer = yield from self._schedule.run(given, start, on_step)
+        return ring.pack(answer.reshape(-1), p.output_ring).tobytes()
 
 
 def _one_word(inputs: list[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from pqi.program.errors import ProgramError
 from pqi.program.instructions import Instruction, Program
 from pqi.program.interface import Interface
 from pqi.program.windows import Windows
-from protocols.api import STEPS, Step
+from protocols.api import STEPS, VISIBILITIES, Step
 from protocols.errors import ProtocolError
 from protocols.linmap import MAPS, LinearMap
 
@@ -105,6 +105,7 @@ def decode_interface(data: Mapping[str, Any]) -> Interface:
             output_shape=_typed(result["shape"], tuple[int, ...], "output.shape"),
             output_ring=_ring(result["ring"], "output.ring"),
             exact=_typed(data["exact"], bool, "exact"),
+            visibilities=_visibilities(data["visibilities"]),
             instructions_digest=_typed(data["instructions_sha256"], str, "instructions_sha256"),
         )
         _ = interface.backend
@@ -113,6 +114,13 @@ def decode_interface(data: Mapping[str, Any]) -> Interface:
     except (KeyError, TypeError, AttributeError) as error:
         raise ProgramError(f"the stored interface is malformed ({type(error).__name__}: {str(error)[:200]})") from error
     return interface
+
+
+def _visibilities(value: Any) -> tuple[str, ...]:
+    found: tuple[str, ...] = _typed(value, tuple[str, ...], "visibilities")
+    if found != tuple(v for v in VISIBILITIES if v in found):
+        raise ProgramError(f"visibilities = {str(found)[:60]}: of {', '.join(VISIBILITIES)}, in this order")
+    return found
 
 
 def _ring(value: Any, where: str) -> int:

@@ -60,7 +60,10 @@ class Bundle:
 
 @dataclass(frozen=True)
 class ServerBundle(Bundle):
-    """A compute server's: its shares of the weights. Never a mask of the dealer, never the other server's share.
+    """A compute server's: its part of the weights, by their visibility (``protocols.additive2.linear.HELD``).
+
+    Of shared weights, its shares: never the mask of the dealer, never the other server's share. Owned weights server A
+    holds in the clear, and server B masked, which tells it nothing; public ones both hold.
 
     program: what is computed, without any secret.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pqi.net.link import NONE, Link
 from pqi.program import Interface
 from pqi.program.keyed import KeyedProgram
 from pqi.quant.inputs import decode_answer
 from pqi.session.bundle import KeyedClientBundle, load_client
 from pqi.session.config import load_config
 from pqi.session.conversation import Asked, Conversation
+from pqi.session.direct import OwnServer
 from pqi.session.keyed.asking import KeyedConversation
 from pqi.session.ledger import Ledger, OwnLedger, total
+from pqi.session.roles import SERVER_B
 from pqi.session.sharing import SharedConversation
 from protocols.circuit import Wide
 
@@ -50,12 +53,17 @@ class Client:
 
     Connections are made when first needed, and made anew after a failure. One query at a time; calls from several
     threads wait for each other. Under a keyed protocol the first prediction makes the keys; they live and die with
-    this object. Raises BundleError, WrongPeer (TLS files).
+    this object. own_server: the folder of server B's bundle, if this client is to run server B itself, in this process,
+    from the first query until it is closed: the direct topology, meant for weights that server A owns. link: what to
+    emulate of a network, for measurements; every role must be told the same. Raises BundleError, WrongPeer (TLS files).
     """
 
-    def __init__(self, config: str | Path) -> None:
-        loaded = load_config(config)
+    def __init__(self, config: str | Path, *, own_server: str | Path | None = None, link: Link = NONE) -> None:
+        loaded = replace(load_config(config), link=link)
         self._bundle = load_client(loaded.bundle)
+        self._own = None if own_server is None else OwnServer(Path(own_server), self._bundle, link)
+        if self._own is not None:
+            loaded = replace(loaded, addresses={**loaded.addresses, SERVER_B: self._own.address})
         self._lock = threading.Lock()
         self._talk: Conversation = (
             KeyedConversation(loaded, self._bundle)
@@ -75,21 +83,26 @@ class Client:
         return self._bundle.program
 
     def close(self) -> None:
-        """Close the connections. A later prediction opens them again."""
+        """Close the connections, and stop a server of its own. A later prediction opens and starts them again."""
         with self._lock:
             self._talk.drop()
+            if self._own is not None:
+                self._own.stop()
 
     def predict(self, x: Any, *, progress: Progress | None = None, on_saturation: str = "warn") -> Answer:
         """The private answer for a float batch x (N, *input_shape).
 
         Of a dynamic model, each input is scaled on its own and its answer scaled back here: no server learns how.
         Batches over the servers' limit go as several queries; ``progress(done, of)`` hears of each. An empty batch is
-        answered here. Raises InputError before anything is sent; QueryFailed with the party, the step and the cause.
+        answered here. Raises InputError before anything is sent; QueryFailed with the party, the step and the cause;
+        MaterialMissing where no dealer comes to a server of its own.
         """
         codes = self._bundle.input.encode(x, on_saturation)
         samples, started = len(codes), time.perf_counter()
         asked: list[Asked] = []
         with self._lock:
+            if samples and self._own is not None:
+                self._own.start()
             done = 0
             while done < samples:
                 asked.append(self._talk.ask(codes[done:]))
@@ -110,6 +123,8 @@ class Client:
     def status(self) -> dict[str, dict[str, Any]]:
         """The public state of every server: sessions, memory, and its pool of material or of keys."""
         with self._lock:
+            if self._own is not None:
+                self._own.start()
             return self._talk.status()
 
     def _joined(self, asked: list[Asked]) -> tuple[torch.Tensor | Wide | None, Any]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pqi.net.link import NONE, Link
 from pqi.net.tls import TlsFiles, parse_address
 from pqi.session.bundle import Address
 from pqi.session.errors import BundleError
@@ -39,12 +40,16 @@ _FIELDS = {"bundle", "timeout", "addresses", "tls"}
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """A checked configuration; paths are absolute or relative to the working directory."""
+    """A checked configuration; paths are absolute or relative to the working directory.
+
+    link: what to emulate of a network, for measurements; no file sets it.
+    """
 
     bundle: Path
     timeout: float
     addresses: Mapping[str, Address]
     tls: TlsFiles
+    link: Link = NONE
 
 
 def load_config(path: str | Path) -> ClientConfig:

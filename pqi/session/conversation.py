@@ -55,6 +55,7 @@ class Conversation(ABC):
     def __init__(self, config: ClientConfig, bundle: ClientBundle | KeyedClientBundle) -> None:
         self.timeout = config.timeout
         self._bundle = bundle
+        self._network = config.link
         self._addresses = {**bundle.addresses, **config.addresses}
         self._context = context(config.tls, server_side=False)
         self._links: dict[PartyId, Channel] = {}
@@ -133,8 +134,8 @@ class Conversation(ABC):
         for party in program.parties:
             role = SERVERS[party]
             timeout = max(0.1, deadline - time.monotonic())  # one budget for all: a silent server costs it once
-            secured, identity = dial(self._addresses[role], self._context, role, timeout)
-            channel = self._links[party] = Channel(secured, identity, Limits(64 * KIB, 1))
+            secured, identity = dial(self._addresses[role], self._context, role, timeout, self._network)
+            channel = self._links[party] = Channel(secured, identity, Limits(64 * KIB, 1), self._network)
             theirs = greet(channel, mine, timeout)
             batches.append(take_int(theirs, "max_batch", 1, MAX_ITEM, role))
             channel.limits = LIMITS

@@ -2,43 +2,62 @@
 
 It opens no port: it dials both servers and keeps dialling. One round of links is one epoch with fresh keys; when either
 link breaks, both are closed, what was not consumed is burnt, and a new epoch begins.
+
+Its memory does not depend on how much is prepared: a crew makes a bounded number of messages ahead of the one that is
+being sent, and only what server B has ordered.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
 from contextlib import ExitStack
 
-from pqi.net.channel import Channel, exchange, receive_any
-from pqi.net.errors import BadFrame, ConnectionLost, NetError
-from pqi.net.frames import KIB, FrameType, Limits, encode_control, take_hex, take_int
+from pqi.net.channel import Channel, Outgoing, exchange, receive_any
+from pqi.net.errors import BadFrame, NetError
+from pqi.net.frames import KIB, Frame, FrameType, Limits, encode_control, take_hex, take_int
 from pqi.net.hello import Hello, greet
+from pqi.net.link import NONE, Link
 from pqi.net.tls import context, dial
-from pqi.program import Dealer
 from pqi.session.bundle import DealerBundle
+from pqi.session.crew import Crew, ThreadCrew
 from pqi.session.errors import SessionError
 from pqi.session.journal import MAX_ITEM
 from pqi.session.material import EPOCH_DIGITS, KeyBytes, new_id
 from pqi.session.roles import DEALER, SERVER_A, SERVER_B
 from pqi.session.serving import Patience
-from pqi.session.supply import chunk_items, supply_limits
+from pqi.session.supply import chunk_items, pieces, supply_limits
 from protocols.errors import ProtocolError
 from protocols.rounds import PartyId
 
 log = logging.getLogger("pqi.dealer")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _BULK_SECONDS = 60.0
+_LOOK_SECONDS = 0.5  # between two looks at the links while there is nothing to send
+Order = tuple[int, int, "Future[bytes]"]
 
 
 class DealerService:
-    """Serves both compute servers until told to stop. Raises BundleError, WrongPeer (TLS files) when made."""
+    """Serves both compute servers until told to stop, once. Raises BundleError, WrongPeer (TLS files) when made.
 
-    def __init__(self, bundle: DealerBundle, patience: Patience | None = None) -> None:
-        self._bundle, self._patience = bundle, patience or Patience()
+    crew: who makes the items (default: one thread of this process); it is closed at the end of ``run``.
+    link: what to emulate of a network, for measurements; every role must be told the same.
+    """
+
+    def __init__(
+        self,
+        bundle: DealerBundle,
+        patience: Patience | None = None,
+        crew: Crew | None = None,
+        link: Link = NONE,
+    ) -> None:
+        self._bundle, self._patience, self._network = bundle, patience or Patience(), link
         self._context = context(bundle.tls, server_side=False)
-        self._dealer = Dealer(bundle.program, dict(bundle.tensors))
+        self._crew = crew or ThreadCrew(bundle.program, dict(bundle.tensors))
         self._record = bundle.program.record_bytes
         self._chunk = chunk_items(self._record)
 
@@ -47,6 +66,12 @@ class DealerService:
 
         on_epoch: hears the id of every epoch once both servers know it.
         """
+        try:
+            self._run(stop, on_epoch)
+        finally:
+            self._crew.close()
+
+    def _run(self, stop: threading.Event, on_epoch: Callable[[str], None] | None) -> None:
         pause = _FIRST_PAUSE
         while not stop.is_set():
             try:
@@ -64,8 +89,8 @@ class DealerService:
 
     def _link(self, role: str) -> Channel:
         timeout = self._patience.step
-        secured, identity = dial(self._bundle.addresses[role], self._context, role, timeout)
-        channel = Channel(secured, identity, Limits(16 * KIB, 1))
+        secured, identity = dial(self._bundle.addresses[role], self._context, role, timeout, self._network)
+        channel = Channel(secured, identity, Limits(16 * KIB, 1), self._network)
         try:
             greet(channel, Hello(DEALER, self._bundle.deployment, self._bundle.program.digest, new_id()), timeout)
         except BaseException:
@@ -78,7 +103,7 @@ class DealerService:
     def _begin(self, a: Channel, b: Channel) -> str:
         """A new epoch: fresh keys to each server; B hears of it only after A has answered."""
         epoch = new_id()
-        for channel, keys in zip((a, b), map(KeyBytes, self._dealer.new_epoch()), strict=True):
+        for channel, keys in zip((a, b), map(KeyBytes, self._crew.begin()), strict=True):
             word = encode_control({"kind": "epoch", "epoch": epoch})
             frames = [
                 (channel, FrameType.CONTROL, word),
@@ -93,31 +118,46 @@ class DealerService:
 
     def _serve(self, a: Channel, b: Channel, epoch: str, stop: threading.Event) -> None:
         """Answer B's orders; items are numbered on and on and none is ever dealt twice."""
-        first = 0
+        ordered = begun = 0
+        under_way: deque[Order] = deque()
         while not stop.is_set():
-            event = receive_any([a, b], 0.5, "an order")
-            if event is None:
+            event = receive_any([a, b], 0.0 if under_way or begun < ordered else _LOOK_SECONDS, "an order")
+            if event is not None:
+                ordered += self._read_order(*event, b, epoch)
                 continue
-            channel, frame = event
-            message = channel.as_control(frame, "an order")
-            if channel is not b or message["kind"] != "credit":
-                raise BadFrame(channel.peer, f"message {message['kind'][:40]!r} instead of an order from {SERVER_B}")
-            if take_hex(message, "epoch", EPOCH_DIGITS, b.peer) != epoch:
-                raise BadFrame(b.peer, "an order for another epoch")
-            order = take_int(message, "items", 1, MAX_ITEM, b.peer)
-            last = first + order
-            while first < last and not stop.is_set():
-                first = self._deliver(b, epoch, first, min(self._chunk, last - first))
-                if not a.is_quiet():
-                    raise ConnectionLost(a.peer, "an epoch")
+            begun = self._fill(under_way, begun, ordered)
+            if not under_way:
+                continue
+            first, n, order = under_way[0]
+            try:
+                corrections = self._crew.collect(order, _LOOK_SECONDS)
+            except NotYet:
+                continue
+            under_way.popleft()
+            begun = self._fill(under_way, begun, ordered)  # the crew works while these are sent
+            self._deliver(b, epoch, first, n, corrections)
 
-    def _deliver(self, b: Channel, epoch: str, first: int, n: int) -> int:
-        corrections = self._dealer.deal(first, n)
+    def _read_order(self, channel: Channel, frame: Frame, b: Channel, epoch: str) -> int:
+        """How many items B orders."""
+        message = channel.as_control(frame, "an order")
+        if channel is not b or message["kind"] != "credit":
+            raise BadFrame(channel.peer, f"message {message['kind'][:40]!r} instead of an order from {SERVER_B}")
+        if take_hex(message, "epoch", EPOCH_DIGITS, b.peer) != epoch:
+            raise BadFrame(b.peer, "an order for another epoch")
+        return take_int(message, "items", 1, MAX_ITEM, b.peer)
+
+    def _fill(self, under_way: deque[Order], begun: int, ordered: int) -> int:
+        """Have the crew begin what was ordered, as far as its width goes; returns the first item not begun."""
+        while begun < ordered and len(under_way) < self._crew.width:
+            n = min(self._chunk, ordered - begun)
+            under_way.append((begun, n, self._crew.submit(begun, n)))
+            begun += n
+        return begun
+
+    def _deliver(self, b: Channel, epoch: str, first: int, n: int, corrections: bytes) -> None:
         if len(corrections) != n * self._record:
             raise SessionError(f"items [{first}, {first + n}) took {len(corrections)} bytes, not {n * self._record}")
         word = encode_control({"kind": "items", "epoch": epoch, "first": first, "n": n})
-        frames = [(b, FrameType.CONTROL, word)]
-        if corrections:
-            frames.append((b, FrameType.BINARY, corrections))
+        frames: list[Outgoing] = [(b, FrameType.CONTROL, word)]
+        frames += [(b, FrameType.BINARY, piece) for piece in pieces(corrections)]
         exchange(frames, [], _BULK_SECONDS, f"corrections for {PartyId.P1}")
-        return first + n

@@ -23,6 +23,10 @@ class MaterialMissing(SessionError):
     """The dealer has not delivered what a query needs; nothing was consumed."""
 
 
+class SpillFailed(SessionError):
+    """Items cannot wait on disk, or cannot be read back from it."""
+
+
 class QueryRefused(SessionError):
     """The request breaks a limit or the order of the conversation."""
 

@@ -22,6 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import pqi
+from pqi.net.link import NONE, Link
 from pqi.net.ports import free_ports
 from pqi.program.circuits import Model
 from pqi.program.keyed import KeyedProgram
@@ -41,19 +42,26 @@ def local(
     *,
     network: str = "lan",
     rounding: str = "exact",
+    weights: str | Mapping[str, str] = "shared",
     options: Mapping[str, Any] | None = None,
     directory: str | Path | None = None,
     server_options: Mapping[str, int | float] | None = None,
     threads: int | None = None,
+    link: str | Link | None = None,
 ) -> LocalService:
     """A deployment on this machine, as a context manager: ``with pqi.local(model) as service: service.predict(x)``.
 
-    options: a keyed protocol's own, such as its packing. directory: where bundles, keys, journals and logs go
-    (default: a temporary folder, removed at the end). server_options: max_batch, timeout; on shares batch_mib,
-    pool_items, pool_mib; under a key workers, clients, query_mib. threads: tensor threads per server.
+    weights: who may know them, see :func:`pqi.split`. options: a keyed protocol's own, such as its packing.
+    directory: where bundles, keys, journals and logs go (default: a temporary folder, removed at the end).
+    server_options: max_batch, timeout; on shares batch_mib, pool_items, pool_mib, spill_mib, and deal_workers, the
+    processes that deal side by side; under a key workers, clients, query_mib. threads: tensor threads per server.
+    link: the network to emulate on every connection between two roles, "lan" (1 Gbit/s, 1 ms round trip), "wan" (100
+    Mbit/s, 40 ms) or a :class:`pqi.net.link.Link`; by default the roles talk as fast as this machine lets them. It
+    changes how long messages take and nothing else; ``network`` is what the program is planned for.
+    Raises ValueError for a link that is none.
     """
-    plan = {"protocol": protocol, "network": network, "rounding": rounding, "options": options}
-    return LocalService(model, plan, directory, dict(server_options or {}), threads)
+    plan = {"protocol": protocol, "network": network, "rounding": rounding, "weights": weights, "options": options}
+    return LocalService(model, plan, directory, dict(server_options or {}), threads, Link.parse(link))
 
 
 class LocalService:
@@ -66,8 +74,9 @@ class LocalService:
         directory: str | Path | None,
         options: Mapping[str, int | float],
         threads: int | None,
+        link: Link = NONE,
     ) -> None:
-        self._model, self._plan = model, plan
+        self._model, self._plan, self._link = model, plan, link
         self._options, self._threads = options, threads
         self._temporary = directory is None
         self._given = None if directory is None else Path(directory)
@@ -84,7 +93,7 @@ class LocalService:
             split(self._model, self.directory, addresses=where, **self._plan)
             make_keys(self.directory)
             (self.directory / "logs").mkdir()
-            self._client = Client(self.directory / CLIENT / CONFIG_FILE)
+            self._client = Client(self.directory / CLIENT / CONFIG_FILE, link=self._link)
             self._start_all([role for role in (SERVER_B, SERVER_A, DEALER) if (self.directory / role).is_dir()])
         except BaseException:
             self.close()
@@ -175,10 +184,10 @@ class LocalService:
         """Start one role; returns the descriptor on which it reports that it is ready."""
         read, write = os.pipe()
         command = [sys.executable, "-m", "pqi.session.main", "deal" if role == DEALER else "serve"]
-        command += [str(self.directory / role), "--watch-stdin", "--ready-fd", str(write)]
+        command += [str(self.directory / role), "--watch-stdin", "--ready-fd", str(write), "--link", str(self._link)]
         for name, value in self._options.items():
-            if role != DEALER or name == "timeout":
-                command += [f"--{name.replace('_', '-')}", str(value)]
+            if (option := _option_of(role, name)) is not None:
+                command += [f"--{option.replace('_', '-')}", str(value)]
         if self._threads is not None:
             command += ["--threads", str(self._threads)]
         root = str(Path(pqi.__file__).resolve().parent.parent)
@@ -254,6 +263,13 @@ class LocalService:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _option_of(role: str, name: str) -> str | None:
+    """What a server option is called on the command line of a role; None if it is not for that role."""
+    if name.startswith("deal_"):
+        return name.removeprefix("deal_") if role == DEALER else None
+    return name if role != DEALER or name == "timeout" else None
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:

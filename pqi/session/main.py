@@ -20,11 +20,15 @@ from typing import Any
 import torch
 
 from pqi.net.errors import NetError
+from pqi.net.link import NONE, Link
 from pqi.net.tls import parse_address
+from pqi.program import Dealer
 from pqi.session.bundle import KeyedServerBundle, load_dealer, load_server
+from pqi.session.crew import crew_of
 from pqi.session.dealer import DealerService
 from pqi.session.errors import SessionError, WorkerFailed
 from pqi.session.keyed.server import KeyedOptions, KeyedServer
+from pqi.session.memory import keep_freed_memory
 from pqi.session.server import ComputeServer, ServerOptions
 from pqi.session.serving import Patience
 
@@ -70,8 +74,11 @@ def serve(
             raise
     else:
         torch.set_num_threads(threads or max(1, cores() // len(loaded.program.parties)))
+        keep_freed_memory()
         made = ComputeServer(loaded, listen=address, journal=journal, options=options)
     with made as server:
+        if isinstance(server, ComputeServer):
+            server.runner.rehearse()
         if ready is not None:
             ready({"role": server.role, "host": server.address[0], "port": server.address[1]})
         stop.wait()
@@ -84,10 +91,22 @@ def deal(
     patience: Patience | None = None,
     threads: int | None = None,
     ready: Ready | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    link: Link = NONE,
 ) -> None:
-    """Run the dealer until ``stop`` is set. ready: hears of every epoch that both servers know."""
+    """Run the dealer until ``stop`` is set. ready: hears of every epoch that both servers know.
+
+    workers: processes that make items side by side (1: a thread of this one). ray: address of the dealer's own ray
+    cluster whose ``workers`` actors do that instead (``local``: one made here); needs the extra ``scale``.
+    link: what to emulate of a network.
+    Raises BundleError, WrongPeer, SessionError (workers, ray).
+    """
     torch.set_num_threads(threads or 1)
-    service = DealerService(load_dealer(bundle), patience)
+    keep_freed_memory()
+    loaded = load_dealer(bundle)
+    Dealer(loaded.program, loaded.tensors).rehearse()
+    service = DealerService(loaded, patience, crew_of(loaded.program, loaded.tensors, workers, ray), link)
 
     def tell(epoch: str) -> None:
         if ready is not None:
@@ -134,14 +153,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ready = _reporter(options.ready_fd)
     try:
         if options.command == "deal":
-            deal(options.bundle, stop, patience=patience, threads=options.threads, ready=ready)
+            deal(
+                options.bundle,
+                stop,
+                patience=patience,
+                threads=options.threads,
+                ready=ready,
+                workers=options.workers,
+                ray=options.ray,
+                link=Link.parse(options.link),
+            )
         else:
             bounds = ServerOptions(
                 max_batch=options.max_batch or ServerOptions.max_batch,
                 batch_bytes=options.batch_mib << 20,
                 pool_items=options.pool_items,
                 pool_bytes=options.pool_mib << 20,
+                spill_bytes=options.spill_mib << 20,
                 patience=patience,
+                link=Link.parse(options.link),
             )
             serve(
                 options.bundle,
@@ -166,6 +196,7 @@ def _keyed_options(options: argparse.Namespace, patience: Patience) -> KeyedOpti
         query_bytes=options.query_mib << 20,
         clients=options.clients,
         patience=patience,
+        link=Link.parse(options.link),
     )
 
 
@@ -195,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
         command.add_argument("--ready-fd", type=int, default=None, help="descriptor for readiness reports")
         command.add_argument("--watch-stdin", action="store_true", help="stop when standard input ends")
+        command.add_argument("--link", default="none", help="emulate lan, wan, or NAME,SECONDS,BITS_PER_SECOND")
         if name == "serve":
             command.add_argument("--listen", default=None, help="host:port (default: the bundle's address)")
             command.add_argument("--journal", type=Path, default=None, help="record of used items")
@@ -202,9 +234,13 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--batch-mib", type=int, default=ServerOptions.batch_bytes >> 20)
             command.add_argument("--pool-items", type=int, default=ServerOptions.pool_items)
             command.add_argument("--pool-mib", type=int, default=ServerOptions.pool_bytes >> 20)
+            command.add_argument("--spill-mib", type=int, default=ServerOptions.spill_bytes >> 20)
             command.add_argument("--workers", type=int, default=None, help="under a client's key: processes")
             command.add_argument("--clients", type=int, default=KeyedOptions.clients, help="whose keys are kept")
             command.add_argument("--query-mib", type=int, default=KeyedOptions.query_bytes >> 20)
+        else:
+            command.add_argument("--workers", type=int, default=1, help="processes, or actors, that make items")
+            command.add_argument("--ray", default=None, help="address of a ray cluster, or 'local'")
     return parser
 
 

@@ -38,17 +38,20 @@ def split(
     addresses: Mapping[str, str] | None = None,
     network: str = "lan",
     rounding: str = "exact",
+    weights: str | Mapping[str, str] = "shared",
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one bundle per role below ``directory`` and return it. Each holds only what its role may know.
 
-    addresses: "host:port" of each compute server (defaults: this machine). options: a keyed protocol's own, such as
-    its packing. The shares are drawn anew at every split, so bundles of two splits never work together.
+    addresses: "host:port" of each compute server (defaults: this machine). weights: who may know them, for all layers
+    or by layer: nobody ("shared"), server A ("owned": it is the model owner's, and server B may be the client's own),
+    or both servers ("public"). options: a keyed protocol's own, such as its packing. The shares are drawn anew at
+    every split, so bundles of two splits never work together.
     Raises BundleError if a bundle is there already or an address is bad; ProgramError if the protocol cannot serve the
     model.
     """
     directory = Path(directory)
-    program = _compiled(model, protocol, network, rounding, options)
+    program = _compiled(model, protocol, network, rounding, weights, options)
     roles = roles_of(program.parties, program.needs_dealer)
     where = _addresses(program, addresses or DEFAULT_ADDRESSES)
     for role in roles:
@@ -78,16 +81,26 @@ def split(
 
 
 def _compiled(
-    model: Model, protocol: str, network: str, rounding: str, options: Mapping[str, Any] | None
+    model: Model,
+    protocol: str,
+    network: str,
+    rounding: str,
+    weights: str | Mapping[str, str],
+    options: Mapping[str, Any] | None,
 ) -> pqi.program.Program | KeyedProgram:
     """The program, by the kind of protocol; options that mean nothing to it are refused rather than ignored."""
     if protocol in KEYED:
         if rounding != "exact":
             raise ProgramError(f"protocol {protocol!r} rounds nothing: rounding = {rounding!r} means nothing to it")
+        if weights != "shared":
+            raise ProgramError(
+                f"under protocol {protocol!r} the one server owns all weights: weights = {weights!r} means nothing"
+            )
         return compile_keyed(model, protocol, options)
     if options:
         raise ProgramError(f"protocol {protocol!r} takes no options; {', '.join(options)} are of {', '.join(KEYED)}")
-    return pqi.program.compile(shareable(model, protocol), protocol=protocol, network=network, rounding=rounding)
+    served = shareable(model, protocol)
+    return pqi.program.compile(served, protocol=protocol, network=network, rounding=rounding, weights=weights)
 
 
 def shareable(model: Model, protocol: str) -> IntegerModel:

@@ -15,6 +15,7 @@ from pqi.net.channel import Channel
 from pqi.net.errors import ConnectionLost, Timeout, WrongPeer
 from pqi.net.frames import GIB, KIB, MIB, Limits
 from pqi.net.hello import Hello, greet
+from pqi.net.link import NONE, Link
 from pqi.net.listener import Listener
 from pqi.net.tls import context, dial
 from pqi.program import PartyRunner
@@ -22,7 +23,8 @@ from pqi.session.bundle import Address, ServerBundle
 from pqi.session.errors import BundleError, QueryRefused, SessionError
 from pqi.session.journal import DEFAULT_BLOCK, Journal
 from pqi.session.ledger import peak_rss_bytes
-from pqi.session.material import EpochKeys, KeyBytes, Pool, new_id
+from pqi.session.material import EpochKeys, KeyBytes, new_id
+from pqi.session.pool import Pool, SpillRoom
 from pqi.session.port import Port
 from pqi.session.roles import CLIENT, DEALER, SERVER_A, SERVERS
 from pqi.session.serving import ClientSession, Patience
@@ -32,6 +34,7 @@ from protocols.rounds import PartyId
 
 log = logging.getLogger("pqi.server")
 JOURNAL_FILE = "journal.sqlite"
+SPILL_FOLDER = "spill"
 _PEER_LIMITS = Limits(control=64 * KIB, binary=2 * GIB)
 
 
@@ -40,7 +43,9 @@ class ServerOptions:
     """Bounds of a server.
 
     max_batch, batch_bytes: inputs in one query, and the dealt bytes they may consume (what a query holds in memory is
-    a small multiple of it). pool_items, pool_bytes: corrections kept ahead. reserve: journal block, in items.
+    a small multiple of it). pool_items, pool_bytes: corrections kept ahead in memory. spill_bytes: disk for more of
+    them, sealed, in the bundle's folder; 0 for none. reserve: journal block, in items.
+    link: what to emulate of a network, for measurements; every role must be told the same.
     """
 
     max_batch: int = 64
@@ -48,13 +53,17 @@ class ServerOptions:
     max_links: int = 128
     pool_items: int = 256
     pool_bytes: int = 1 << 30
+    spill_bytes: int = 0
     reserve: int = DEFAULT_BLOCK
     patience: Patience = field(default_factory=Patience)
+    link: Link = NONE
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "batch_bytes", "max_links", "pool_items", "pool_bytes", "reserve"):
             if getattr(self, name) < 1:
                 raise SessionError(f"option {name} is {getattr(self, name)}; it must be at least 1")
+        if self.spill_bytes < 0:
+            raise SessionError(f"option spill_bytes is {self.spill_bytes}; it must be at least 0, which is no disk")
 
 
 @dataclass
@@ -93,9 +102,11 @@ class ComputeServer(Port):
         self.keys = EpochKeys()
         takes = program.needs_dealer and self.party is PartyId.P1
         record = program.record_bytes if takes else 0
-        self.pool = Pool(record, self._options.pool_items, self._options.pool_bytes)
+        spill = self._options.spill_bytes
+        room = SpillRoom(bundle.directory / SPILL_FOLDER, spill) if spill else None
+        self.pool = Pool(record, self._options.pool_items, self._options.pool_bytes, room)
         affordable = max(1, self._options.batch_bytes // record) if record else self._options.max_batch
-        self.max_batch = min(self._options.max_batch, affordable, self.pool.capacity if takes else affordable)
+        self.max_batch = min(self._options.max_batch, affordable, self.pool.memory_items if takes else affordable)
         self._sessions: set[str] = set()
         self._dealers = 0
         self._links: dict[str, PeerLink] = {}
@@ -113,6 +124,7 @@ class ComputeServer(Port):
                 self._serve,
                 timeout=self.patience.step,
                 max_links=self._options.max_links,
+                link=self._options.link,
             )
         except BaseException:
             self.journal.close()
@@ -126,6 +138,7 @@ class ComputeServer(Port):
             link.claimed.set()
             link.finished.set()
         self._listener.stop()
+        self.pool.close()
         self.journal.close()
 
     def status(self) -> dict[str, Any]:
@@ -137,6 +150,8 @@ class ComputeServer(Port):
             "epoch": self.keys.newest,
             "level": self.pool.level,
             "capacity": self.pool.capacity,
+            "spilled": self.pool.spilled,
+            "pool_bytes": self.pool.held_bytes,
             "dealer": self._dealers > 0,
             "sessions": len(self._sessions),
             "max_batch": self.max_batch,
@@ -160,7 +175,8 @@ class ComputeServer(Port):
 
     def _serve_client(self, channel: Channel, session: str) -> None:
         size = math.prod(self._bundle.program.input_shape)
-        channel.limits = Limits(control=16 * KIB, binary=self.max_batch * size * 8 + MIB)
+        # The ledger that goes with a result has a row per step: tens of kilobytes for a network of fifty layers.
+        channel.limits = Limits(control=MIB, binary=self.max_batch * size * 8 + MIB)
         with self._changed:
             if session in self._sessions:
                 raise QueryRefused(f"session {session[:8]}... is open already")
@@ -217,8 +233,8 @@ class ComputeServer(Port):
         other = SERVERS[PartyId.P1]
         if self._dialling is None:
             raise SessionError(f"{self.role} has no other server to dial")
-        address = self._bundle.addresses[other]
-        channel = Channel(*dial(address, self._dialling, other, self.patience.step), Limits(16 * KIB, 1))
+        address, link = self._bundle.addresses[other], self._options.link
+        channel = Channel(*dial(address, self._dialling, other, self.patience.step, link), Limits(16 * KIB, 1), link)
         try:
             mine = Hello(self.role, self._bundle.deployment, self._bundle.program.digest, session, client.fingerprint)
             greet(channel, mine, self.patience.step, epoch=self.keys.newest)

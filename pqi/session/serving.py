@@ -33,7 +33,8 @@ from pqi.program import PartyRunner
 from pqi.session.errors import QueryRefused, SessionError
 from pqi.session.journal import MAX_ITEM, Journal
 from pqi.session.ledger import PartyLedger, peak_rss_bytes
-from pqi.session.material import EPOCH_DIGITS, EpochKeys, Pool, Taken
+from pqi.session.material import EPOCH_DIGITS, EpochKeys
+from pqi.session.pool import Pool, Taken
 from protocols.errors import ProtocolError
 from protocols.rounds import PartyId
 
@@ -202,7 +203,8 @@ class ClientSession:
         if self._peer is not None:
             other = PartyId.P1 if self._core.party is PartyId.P0 else PartyId.P0
             channels[other] = self._peer
-        return drive(self._core.runner.run(prepared, share), channels, meter, self._core.patience.step, self._note)
+        steps = self._core.runner.run(prepared, share, meter.lap)
+        return drive(steps, channels, meter, self._core.patience.step, self._note)
 
     def _note(self, label: str) -> None:
         self._step = label

@@ -4,7 +4,10 @@
 
     dealer -> A   epoch, keys of A           A -> dealer   epoch known
     dealer -> B   epoch, keys of B           B -> dealer   epoch known      (only after A's answer)
-    B -> dealer   credit: n more items       dealer -> B   items [first, first + n), corrections
+    B -> dealer   credit: n more items       dealer -> B   items [first, first + n), corrections in one or more frames
+
+Credits are what holds the dealer back: it makes nothing that was not ordered. New ones go out while items of old ones
+are still on their way, so that the dealer never waits while the pool has room.
 """
 
 from __future__ import annotations
@@ -14,16 +17,22 @@ from collections.abc import Callable
 
 from pqi.net.channel import Channel, receive_any
 from pqi.net.errors import BadFrame
-from pqi.net.frames import KIB, Limits, take_hex, take_int
+from pqi.net.frames import KIB, MIB, Frame, Limits, take_hex, take_int
 from pqi.session.journal import MAX_ITEM, Journal
-from pqi.session.material import EPOCH_DIGITS, EpochKeys, KeyBytes, Pool
+from pqi.session.material import EPOCH_DIGITS, EpochKeys, KeyBytes
+from pqi.session.pool import Corrections, Pool
 
 log = logging.getLogger("pqi.server")
 
 MAX_KEYS = 4 * KIB
 CHUNK_ITEMS = 64
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 8 * MIB
+FRAME_BYTES = 32 * MIB
+ORDER_BYTES = 256 * MIB  # on their way at most, but for two items of any size
+_ORDER_CHUNKS = 32
 _TICK = 0.02  # seconds between two looks at a full pool
+_WORD_SECONDS = 60.0
+_AWAITED = "the bytes of announced items"
 
 
 def chunk_items(record_bytes: int) -> int:
@@ -31,9 +40,21 @@ def chunk_items(record_bytes: int) -> int:
     return max(1, min(CHUNK_ITEMS, CHUNK_BYTES // record_bytes if record_bytes else CHUNK_ITEMS))
 
 
+def order_items(record_bytes: int) -> int:
+    """The most items ordered and not yet here."""
+    chunk = chunk_items(record_bytes)
+    return max(2 * chunk, min(_ORDER_CHUNKS * chunk, ORDER_BYTES // record_bytes if record_bytes else MAX_ITEM))
+
+
+def pieces(corrections: Corrections) -> list[memoryview]:
+    """A message of corrections cut into frames; nothing is copied."""
+    view = memoryview(corrections)
+    return [view[at : at + FRAME_BYTES] for at in range(0, len(view), FRAME_BYTES)]
+
+
 def supply_limits(record_bytes: int) -> Limits:
     """Frame limits of a dealer's link."""
-    return Limits(control=16 * KIB, binary=max(MAX_KEYS, chunk_items(record_bytes) * record_bytes))
+    return Limits(16 * KIB, max(MAX_KEYS, min(FRAME_BYTES, chunk_items(record_bytes) * record_bytes)))
 
 
 def receive_epochs(
@@ -55,11 +76,10 @@ def receive_epochs(
     channel.send_control({"kind": "epoch-known", "epoch": epoch}, timeout, "the answer to a new epoch")
     log.info("epoch %s begun", epoch[:8])
     try:
-        while not stopping():
-            if pool is None:
-                _expect_silence(channel)
-            elif not _refill(channel, pool, epoch, timeout):
-                return
+        if pool is not None:
+            _Supply(channel, pool, epoch, timeout).run(stopping)
+        while pool is None and not stopping():
+            _expect_silence(channel)
     finally:
         if pool is not None:
             pool.unlink(epoch)
@@ -71,35 +91,70 @@ def _expect_silence(channel: Channel) -> None:
         raise BadFrame(channel.peer, "a message after the keys of an epoch; server_a awaits none")
 
 
-def _refill(channel: Channel, pool: Pool, epoch: str, timeout: float) -> bool:
-    """Order what the pool has room for and take it in; False when a newer epoch has replaced this one."""
-    room = pool.room(epoch)
-    if room < 0:
-        return False
-    if room == 0:
-        if receive_any([channel], _TICK, "the end of the epoch") is not None:
-            raise BadFrame(channel.peer, "items that nobody ordered")
-        return True
-    order = min(room, 4 * chunk_items(pool.record_bytes))
-    channel.send_control({"kind": "credit", "epoch": epoch, "items": order}, timeout, "an order of items")
-    while order > 0:
-        got = _take_in(channel, pool, epoch, order)
-        if got == 0:
+class _Supply:
+    """Keeps a pool full for one epoch: orders what it has room for, takes in what comes."""
+
+    def __init__(self, channel: Channel, pool: Pool, epoch: str, timeout: float) -> None:
+        self._channel, self._pool, self._epoch, self._timeout = channel, pool, epoch, timeout
+        self._chunk, self._most = chunk_items(pool.record_bytes), order_items(pool.record_bytes)
+        self._worth = min(self._chunk, max(1, pool.memory_items // 8))
+        self._due = 0  # items ordered that are not here yet
+        self._told = 0  # quarters of the pool that the log knows of
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Until ``stopping``, a newer epoch, or the end of the link (ConnectionLost)."""
+        while not stopping() and self._order():
+            event = receive_any([self._channel], _TICK, "corrections" if self._due else "the end of the epoch")
+            if event is None:
+                self._pool.prefetch(self._epoch)
+            elif not self._due:
+                raise BadFrame(self._channel.peer, "items that nobody ordered")
+            else:
+                self._take_in(event[1])
+
+    def _order(self) -> bool:
+        """Send a credit if one is worth it; False when a newer epoch has replaced this one."""
+        room = self._pool.room(self._epoch)
+        if room < 0:
             return False
-        order -= got
-    return True
+        credit = min(room, self._most) - self._due
+        if credit > 0 and (not self._due or credit >= self._worth):
+            word = {"kind": "credit", "epoch": self._epoch, "items": credit}
+            self._channel.send_control(word, self._timeout, "an order of items")
+            self._due += credit
+        return True
+
+    def _take_in(self, frame: Frame) -> None:
+        """One message of corrections into the pool."""
+        channel, record = self._channel, self._pool.record_bytes
+        message = channel.as_control(frame, "corrections")
+        if message["kind"] != "items" or take_hex(message, "epoch", EPOCH_DIGITS, channel.peer) != self._epoch:
+            raise BadFrame(channel.peer, "a message other than items of the current epoch")
+        n = take_int(message, "n", 1, min(self._due, self._chunk), channel.peer)
+        first = take_int(message, "first", 0, MAX_ITEM - n, channel.peer)
+        self._pool.add(self._epoch, first, n, receive_pieces(channel, n * record))
+        self._due -= n
+        quarters = 4 * self._pool.level // self._pool.capacity
+        if quarters > self._told:
+            self._told = quarters
+            log.info("epoch %s: %d of %d items ready", self._epoch[:8], self._pool.level, self._pool.capacity)
 
 
-def _take_in(channel: Channel, pool: Pool, epoch: str, order: int) -> int:
-    """One message of corrections into the pool; 0 when the epoch is over. The dealer may work as long as it needs."""
-    while (event := receive_any([channel], 1.0, "corrections")) is None:
-        if pool.room(epoch) < 0:
-            return 0
-    message = channel.as_control(event[1], "corrections")
-    if message["kind"] != "items" or take_hex(message, "epoch", EPOCH_DIGITS, channel.peer) != epoch:
-        raise BadFrame(channel.peer, "a message other than items of the current epoch")
-    n = take_int(message, "n", 1, order, channel.peer)
-    first = take_int(message, "first", 0, MAX_ITEM - n, channel.peer)
-    corrections = b"" if pool.record_bytes == 0 else channel.receive_binary(60.0, "the bytes of announced items")
-    pool.add(epoch, first, n, corrections)
-    return n
+def receive_pieces(channel: Channel, size: int) -> Corrections:
+    """The frames of one message of ``size`` bytes. What came in one frame is not copied; of several, one at a time is
+    in memory beside the whole. Raises BadFrame if a frame has another length than is due.
+    """
+    if size <= FRAME_BYTES:
+        return _piece(channel, size) if size else b""
+    whole = memoryview(bytearray(size))
+    for at in range(0, size, FRAME_BYTES):
+        due = min(FRAME_BYTES, size - at)
+        whole[at : at + due] = _piece(channel, due)
+    return whole
+
+
+def _piece(channel: Channel, due: int) -> memoryview:
+    piece = channel.as_view(channel.receive(_WORD_SECONDS, _AWAITED), _AWAITED)
+    if len(piece) != due:
+        raise BadFrame(channel.peer, f"{len(piece)} bytes of corrections where {due} were due")
+    return piece

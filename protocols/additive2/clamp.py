@@ -1,37 +1,45 @@
 """Exact shift with ReLU and clamp, and sign, by digit comparison.
 
-With ``z^ = z + rho`` open, v the middle digits of z^ (``bits`` of them above ``shift``), R those of rho, and the
-comparison's borrows c (out of the shifted-away bits) and w (out of shift + bits):
+With ``z^ = z + rho`` open, let v and R be the ``bits + 1`` digits of z^ and of rho above ``shift``, and c the borrow
+out of the shifted-away bits. If all bits of ``floor(z / 2^shift)`` above the code are zero ("in"), then
 
-    floor(z / 2^shift) = v - R - c + 2^bits w          whenever the bits above are all zero ("in")
-    y = low + in * (v - R - c + 2^bits w) + high * (2^bits - 1)
+    floor(z / 2^shift) = v - R - c + 2^(bits+1) msb(R) (1 - msb(v)),
 
-The parties open c, w, in, high under one-time masks gamma, omega, beta, delta; y is then linear in dealt shares of
-R, gamma, omega, beta, their products with beta, and delta. Three exchanges: z^, the digit bits, the masked predicates.
+for a result below 2^bits tells from the highest bits of v and R alone whether the difference passed zero. So
+
+    y = low + in * (v - R - c + 2^(bits+1) msb(R) (1 - msb(v))) + high * (2^bits - 1).
+
+The parties open c, in, high under one-time masks gamma, beta, delta; y is then linear in dealt shares of R, mu = msb(R)
+and gamma, their products with beta, beta, and delta. Three exchanges: z^, the digit bits, the masked predicates.
 The bound is public (code bits), the comparison is exact: there is no probability of a wrong borrow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from protocols import api, ring
+from protocols import api, native, planes, ring
 from protocols.additive2 import compare
 from protocols.additive2.kernel import Dealing, Kernel, Party
 from protocols.additive2.material import Field, Kind
-from protocols.cost import Cost, message
+from protocols.cost import Cost, plane_message
 from protocols.errors import BadParameters
 from protocols.rounds import Steps
 
-Ready = dict[str, Tensor]
+_FACTS = ("c", "in", "high")
+_DEALT = ("R", "beta", "betaR", "mu", "betamu", "gamma", "betagamma", "delta")
+_NEEDS = {"gamma": "c", "betagamma": "c", "delta": "high"}
 
 
 @cache
-def _plan(step: api.Clamp) -> compare.Plan:
+def _by_digits(step: api.Clamp) -> compare.Plan:
     # Never more code bits than lie between the shifted-away bits and the sign; then the upper clamp is idle.
     code = min(step.bits, step.ring - step.shift - 1)
     above = step.ring - step.shift - code
@@ -40,142 +48,178 @@ def _plan(step: api.Clamp) -> compare.Plan:
             f"Clamp: {above} bits above the code; at most {compare.MAX_TOP} fit one comparison: clamp to more bits "
             "first, then to these"
         )
-    tops = ("in",) if above == 1 else ("in", "high")
-    borrows = (*(("c",) if step.shift else ()), *(("w",) if step.shift + code else ()))
-    return compare.plan(step.ring, step.shift, code, tops, borrows)
+    facts = [q for q, needed in zip(_FACTS, (step.shift, True, above > 1), strict=True) if needed]
+    return compare.plan(step.ring, step.shift, code, tuple(facts))
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """An opened masked bit b^ = b xor m: b = bit + sign * m over the integers."""
+@cache
+def _dealt(predicates: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the dealt ring elements, in their order."""
+    return tuple(name for name in _DEALT if name not in _NEEDS or _NEEDS[name] in predicates)
 
-    bit: Tensor
-    sign: Tensor
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A party's material of one batch. rho: a line of words. planes: of the comparison. dealt: lines of words."""
+
+    rho: Tensor
+    planes: Tensor
+    dealt: Tensor
 
 
 class ClampKernel(Kernel[api.Clamp]):
-    """Three exchanges; see the module's formula. Shares of the products live in the ring of the result."""
+    """Three exchanges, two if nothing but z^ and the facts has to be opened; see the module's formula.
 
-    def _dealt(self, step: api.Clamp) -> list[str]:
-        names = ["R", "beta", "betaR"]
-        plan = _plan(step)
-        names += ["gamma", "betagamma"] if "c" in plan.predicates else []
-        names += ["omega", "betaomega"] if "w" in plan.predicates else []
-        return names + (["delta"] if "high" in plan.predicates else [])
+    plan: how a step's comparison is arranged. Shares of the products live in the ring of the result.
+    """
+
+    def __init__(self, plan: Callable[[api.Clamp], compare.Plan] = _by_digits) -> None:
+        self._plan = plan
 
     def fields(self, step: api.Clamp) -> tuple[Field, ...]:
-        """rho, the comparison's tables, and up to eight ring elements."""
-        products = tuple(Field(name, Kind.DEALT, step.count, step.ring_out) for name in self._dealt(step))
-        return (Field("rho", Kind.MASK, step.count, step.ring), *_plan(step).fields(step.count), *products)
+        """rho, the comparison's planes, and up to eight ring elements."""
+        plan = self._plan(step)
+        elements = len(_dealt(plan.predicates)) * 8 * planes.width(step.count)
+        dealt = Field("dealt", Kind.DEALT, elements, step.ring_out)
+        return (Field("rho", Kind.MASK, step.count, step.ring), *plan.fields(step.count), dealt)
 
     def online(self, step: api.Clamp, n: int) -> Cost:
         """z^, the digits' bits, the predicates' bits."""
-        plan, count = _plan(step), n * step.count
-        return message(count, step.ring) + plan.online(n, step.count) + message(count, len(plan.predicates))
+        plan = self._plan(step)
+        facts = plane_message(n, step.count, len(plan.predicates))
+        return plane_message(n, step.count, step.ring) + plan.online(n, step.count) + facts
 
     def deal(self, step: api.Clamp, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
         """Tables for rho, then the products that the result is linear in."""
-        plan = _plan(step)
+        plan = self._plan(step)
         rho = d.mask(name, "rho")
-        masks = {k: v.to(torch.int32) for k, v in compare.deal(plan, name, rho, d).items()}
-        middle = ring.field(rho.to(torch.int64), step.shift, plan.code).to(torch.int32)
-        beta = masks["in"]
-        values = {"R": middle, "beta": beta, "betaR": beta * middle}
-        for greek, q in (("gamma", "c"), ("omega", "w")):
-            if q in masks:
-                values[greek], values[f"beta{greek}"] = masks[q], beta * masks[q]
-        if "high" in masks:
-            values["delta"] = masks["high"]
-        for key, value in values.items():
-            d.give(name, key, value)
+        masks, line = compare.deal(plan, name, rho, d), planes.level(rho)
+        d.give_lines(name, "dealt", len(_dealt(plan.predicates)), lambda first: _elements(plan, line, masks, first))
 
-    def prepare(self, step: api.Clamp, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
+    def prepare(self, step: api.Clamp, name: str, inputs: tuple[str, ...], p: Party) -> Material:
         """Read the material."""
-        ready = compare.prepare(_plan(step), name, p, step.count)
-        ready["rho"] = p.material.take(name, "rho")
-        return ready | {key: p.material.take(name, key) for key in self._dealt(step)}
+        parts = len(_dealt(self._plan(step).predicates))
+        rho, dealt = planes.level(p.material.take(name, "rho")), planes.lines(p.material.take(name, "dealt"), parts)
+        return Material(rho, p.material.take(name, "planes"), dealt)
 
-    def run(self, step: api.Clamp, name: str, p: Party, ready: Ready, x: Tensor) -> Steps[Tensor]:
+    def run(self, step: api.Clamp, name: str, p: Party, ready: Material, x: Tensor) -> Steps[Tensor]:
         """Open, compare, open, combine."""
-        plan = _plan(step)
-        share = ring.to_word(x.reshape(p.n, step.count), step.ring) + ready["rho"]
-        z_hat = yield from p.open(name, share, step.ring)
-        masked = yield from compare.run(plan, name, p, ready, z_hat)
-        opened = yield from p.open_bits(f"{name}.facts", masked, len(plan.predicates))
-        bits = _split(plan, opened, ring.word(step.ring_out))
-        v = ring.field(z_hat, step.shift, plan.code) if plan.code else torch.zeros_like(z_hat)
-        y = self._combine(step, plan, p, ready, bits, v.to(ring.word(step.ring_out)))
-        return y.reshape(p.n, *step.shape)
-
-    def _combine(
-        self, step: api.Clamp, plan: compare.Plan, p: Party, ready: Ready, bits: dict[str, _Opened], v: Tensor
-    ) -> Tensor:
-        """``low + in * (v - R - c + 2^code w) + high * (2^bits - 1)`` from opened bits and dealt products."""
-        outer = -ready["R"]  # the part of value that is secret, to be multiplied by the public bit of "in" ...
-        inner = -ready["betaR"]  # ... and its product with beta
-        public = v
-        if c := bits.get("c"):
-            public = public - c.bit
-            outer = outer - c.sign * ready["gamma"]
-            inner = inner - c.sign * ready["betagamma"]
-        if w := bits.get("w"):
-            public = public + (w.bit << plan.code)
-            lift = w.sign << plan.code
-            outer = outer + lift * ready["omega"]
-            inner = inner + lift * ready["betaomega"]
-        inside = bits["in"]
-        y = inside.bit * outer + inside.sign * (inner + public * ready["beta"])
-        if p.first:
-            y = y + inside.bit * public + step.low
-        if high := bits.get("high"):
-            top = (1 << plan.code) - 1
-            y = y + top * (high.sign * ready["delta"])
-            y = y + top * high.bit if p.first else y
-        return y
+        plan = self._plan(step)
+        share = planes.level(ring.to_word(x.reshape(p.n, step.count), step.ring))
+        public, own = yield from compare.run(plan, name, p, ready.planes, share, ready.rho)
+        other = yield from p.swap_planes(f"{name}.facts", own)
+        y = _finish(plan, step, p.first, ready.dealt, public[: plan.code + 1], own, other)
+        return planes.rows(y, p.n, step.count).reshape(p.n, *step.shape)
 
 
-def _split(plan: compare.Plan, opened: Tensor, word: torch.dtype) -> dict[str, _Opened]:
-    out = {}
-    for i, q in enumerate(plan.predicates):
-        bit = ((opened >> i) & 1).to(word)
-        out[q] = _Opened(bit, 1 - 2 * bit)
-    return out
+def _elements(plan: compare.Plan, rho: Tensor, masks: Tensor, first: Tensor) -> Tensor:
+    """P1's lines of the dealt elements: their values less P0's lines ``first``."""
+    out = torch.empty_like(first)
+    if (fast := native.bits()) is not None and first.device.type == "cpu":
+        facts, rows = _positions(plan.predicates)
+        arrays = (masks.numpy(), facts, rows, plan.shift, plan.code, first.numpy(), out.numpy())
+        fast.clamp_elements(rho.contiguous().numpy(), *arrays)
+        return out
+    bits = _facts(plan, masks, rho.to(first.dtype))
+    digits = ring.field(rho.to(torch.int64), plan.shift, plan.code + 1)
+    r, mu, beta = digits.to(first.dtype), (digits >> plan.code).to(first.dtype), bits["in"]
+    values = {"R": r, "beta": beta, "betaR": beta * r, "mu": mu, "betamu": beta * mu}
+    if "c" in bits:
+        values |= {"gamma": bits["c"], "betagamma": beta * bits["c"]}
+    if "high" in bits:
+        values["delta"] = bits["high"]
+    return torch.stack([values[key] for key in _dealt(plan.predicates)]) - first
+
+
+def _facts(plan: compare.Plan, bits: Tensor, like: Tensor) -> dict[str, Tensor]:
+    """One plane for each predicate as words 0 and 1, as many and of the same type as ``like``."""
+    return {q: planes.insert(bits[i : i + 1], 0, torch.zeros_like(like)) for i, q in enumerate(plan.predicates)}
+
+
+def _finish(
+    plan: compare.Plan, step: api.Clamp, first: bool, dealt: Tensor, v: Tensor, own: Tensor, other: Tensor
+) -> Tensor:
+    """y from the public digits v and the facts as shared and received (planes), and the dealt lines."""
+    out = torch.empty(dealt.shape[1], dtype=ring.word(step.ring_out), device=dealt.device)
+    if (fast := native.bits()) is not None and dealt.device.type == "cpu":
+        facts, rows = _positions(plan.predicates)
+        arrays = [t.numpy() for t in (v, own, other)]
+        fast.clamp_end(*arrays, facts, rows, int(first), plan.code, step.low, dealt.numpy(), out.numpy())
+        return out
+    named = dict(zip(_dealt(plan.predicates), dealt, strict=True))
+    return _combine(plan, step.low, first, named, v, own ^ other)
+
+
+@cache
+def _positions(predicates: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each fact stands in the message and each ring element among the dealt ones; -1: not there."""
+    dealt = _dealt(predicates)
+    facts = [predicates.index(q) if q in predicates else -1 for q in _FACTS]
+    return np.array(facts), np.array([dealt.index(q) if q in dealt else -1 for q in _DEALT])
+
+
+def _combine(plan: compare.Plan, low: int, first: bool, ready: dict[str, Tensor], v: Tensor, opened: Tensor) -> Tensor:
+    """The module's formula from the public digits, the opened facts and the dealt elements."""
+    bits = _facts(plan, opened, ready["R"])
+    # words of 32 bits: the digits may fill the ring's own
+    digits = planes.insert(v, 0, torch.zeros_like(ready["R"], dtype=torch.int32))
+    lift = ((1 - ((digits >> plan.code) & 1)) << (plan.code + 1)).to(ready["R"].dtype)
+    public = digits.to(ready["R"].dtype)
+    outer = lift * ready["mu"] - ready["R"]  # what is secret of the result, times the public bit of "in" ...
+    inner = lift * ready["betamu"] - ready["betaR"]  # ... and its product with beta
+    if "c" in bits:
+        sign = 1 - 2 * bits["c"]
+        public = public - bits["c"]
+        outer, inner = outer - sign * ready["gamma"], inner - sign * ready["betagamma"]
+    inside = bits["in"]
+    y = inside * outer + (1 - 2 * inside) * (inner + public * ready["beta"])
+    if first:
+        y = y + inside * public + low
+    if "high" in bits:
+        top = (1 << plan.code) - 1
+        y = y + top * ((1 - 2 * bits["high"]) * ready["delta"])
+        y = y + top * bits["high"] if first else y
+    return y
 
 
 class SignKernel(Kernel[api.Sign]):
     """``y = 2 [z >= 0] - 1``: the same comparison with one predicate and one dealt ring element."""
 
     def _plan(self, step: api.Sign) -> compare.Plan:
-        top = min(4, step.ring)
-        return compare.plan(step.ring, 0, step.ring - top, ("nonneg",), ())
+        return compare.plan(step.ring, 0, step.ring - 1, ("nonneg",))
 
     def fields(self, step: api.Sign) -> tuple[Field, ...]:
-        """rho, the comparison's tables, the predicate's mask in the ring of the result."""
+        """rho, the comparison's planes, the predicate's mask in the ring of the result."""
         beta = Field("beta", Kind.DEALT, step.count, step.ring_out)
         return (Field("rho", Kind.MASK, step.count, step.ring), *self._plan(step).fields(step.count), beta)
 
     def online(self, step: api.Sign, n: int) -> Cost:
         """z^, the digits' bits, one bit."""
-        count = n * step.count
-        return message(count, step.ring) + self._plan(step).online(n, step.count) + message(count, 1)
+        z = plane_message(n, step.count, step.ring)
+        return z + self._plan(step).online(n, step.count) + plane_message(n, step.count, 1)
 
     def deal(self, step: api.Sign, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
         """Tables for rho and the mask."""
-        masks = compare.deal(self._plan(step), name, d.mask(name, "rho"), d)
-        d.give(name, "beta", masks["nonneg"])
+        mask = compare.deal(self._plan(step), name, d.mask(name, "rho"), d)
+        d.give(name, "beta", bit_words(mask, d.n, step.count, ring.word(step.ring_out)))
 
-    def prepare(self, step: api.Sign, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
+    def prepare(self, step: api.Sign, name: str, inputs: tuple[str, ...], p: Party) -> Material:
         """Read the material."""
-        ready = compare.prepare(self._plan(step), name, p, step.count)
-        return ready | {key: p.material.take(name, key) for key in ("rho", "beta")}
+        rho = planes.level(p.material.take(name, "rho"))
+        return Material(rho, p.material.take(name, "planes"), p.material.take(name, "beta"))
 
-    def run(self, step: api.Sign, name: str, p: Party, ready: Ready, x: Tensor) -> Steps[Tensor]:
+    def run(self, step: api.Sign, name: str, p: Party, ready: Material, x: Tensor) -> Steps[Tensor]:
         """``2 (b^ + (1 - 2 b^) beta) - 1`` from the opened masked bit b^."""
-        share = ring.to_word(x.reshape(p.n, step.count), step.ring) + ready["rho"]
-        z_hat = yield from p.open(name, share, step.ring)
-        masked = yield from compare.run(self._plan(step), name, p, ready, z_hat)
-        opened = yield from p.open_bits(f"{name}.facts", masked, 1)
-        bit = (opened & 1).to(ring.word(step.ring_out))
-        y = 2 * ((1 - 2 * bit) * ready["beta"])
+        share = planes.level(ring.to_word(x.reshape(p.n, step.count), step.ring))
+        _, own = yield from compare.run(self._plan(step), name, p, ready.planes, share, ready.rho)
+        opened = yield from p.open_planes(f"{name}.facts", own)
+        bit = bit_words(opened, p.n, step.count, ready.dealt.dtype)
+        y = 2 * ((1 - 2 * bit) * ready.dealt)
         y = y + 2 * bit - 1 if p.first else y
         return y.reshape(p.n, *step.shape)
+
+
+def bit_words(plane: Tensor, n: int, count: int, word: torch.dtype) -> Tensor:
+    """One plane ``(1, n * width)`` as words 0 and 1 ``(n, count)``."""
+    line = torch.zeros(8 * plane.shape[1], dtype=word, device=plane.device)
+    return planes.rows(planes.insert(plane, 0, line), n, count)

@@ -1,271 +1,309 @@
-"""Comparison of a public number with a dealt secret, by digits.
+"""Comparison of a public number with a dealt secret, by digits, on bit planes.
 
 After ``z^ = z + rho mod 2^k`` has been opened, everything one wants to know about z is a comparison of public bits of
 z^ with bits of rho. Both are cut into digits of at most 6 bits. For digit j the dealer xor-shares two one-time tables
-over the digit's values, ``L_j[a] = [a < rho_j] ^ lambda_j`` and ``E_j[a] = [a = rho_j] ^ epsilon_j``; reading them
-at z^'s public digit costs nothing. Borrows out of the low bits are
+over the digit's values, ``L_j[a] = [a < rho_j]`` and ``E_j[a] = [a = rho_j]``; reading them at z^'s public digit is a
+selection among planes and costs no exchange. Borrows out of the low bits are
 
-    B_J = [z^ mod 2^.. < rho mod 2^..] = xor_{j <= J} lt_j prod_{j < i <= J} eq_i,
+    B_J = [z^ mod 2^.. < rho mod 2^..] = xor_{j <= J} lt_j prod_{j < i <= J} eq_i.
 
-and facts about the top h bits (``top(z) = top(z^) - top(rho) - borrow``) are a table ``X0`` over the top digit for "no
-borrow" and ``G = X0 ^ X1`` for what a borrow changes, so that the fact is ``X0 ^ G * borrow``. All are products of
-masked bits (:mod:`gf2`): one exchange opens the masked digit bits, after which the parties hold xor-shares of every
-requested predicate under its own one-time mask.
+Of the top h bits, ``top(z) = top(z^) - top(rho) - w`` with w the borrow out of all bits below. With a = top(z^), a' its
+low h - 1 bits, ``E[a] = [a = top(rho)]`` and ``L[a'] = [a' < rho'] xor msb(rho)``:
 
-Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``w`` the borrow out of the lowest ``shift + code`` bits;
-``in`` top(z) = 0; ``high`` top(z) > 0 as a signed number; ``nonneg`` top(z) >= 0 as a signed number.
+    in     [top(z) = 0]   = E[a] xor w (E[a] xor E[a - 1])
+    nonneg [top(z) >= 0]  = 1 xor msb(a) xor L[a'] xor w (E[a] xor E[a + 2^(h-1)])
+    high   [top(z) > 0]   = nonneg xor in
+
+so both tables serve at several public points. What stands in a product is opened under a mask of its own
+(:mod:`gf2`), one exchange for all of it; then the parties hold xor-shares of every requested predicate under a one-time
+mask each. Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``w``; ``in``; ``high``; ``nonneg``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import product as combinations
 
-import torch
 from torch import Tensor
 
-from protocols import ring
+from protocols import planes
 from protocols.additive2 import gf2
-from protocols.additive2.kernel import Dealing, Party, lanes
-from protocols.additive2.material import Field
-from protocols.cost import Cost, message
+from protocols.additive2.kernel import Dealing, Party
+from protocols.additive2.material import Field, Kind
+from protocols.cost import Cost, plane_message
 from protocols.errors import BadParameters
+from protocols.planes import Builder, Program
 from protocols.rounds import Steps
 
 MAX_TOP = 6
 MAX_DIGITS = 6
+_WIDEST = 6
+_OF_THE_TOP = {"in", "nonneg", "high"}
+_OPENING_WEIGHT = 2  # an opened bit travels online, both ways: it weighs as two dealt ones
 
-
-@dataclass(frozen=True)
-class Digit:
-    """Bits ``low .. low+width-1`` of z^; ``lt``, ``eq``: positions of its opened bits (eq is -1 for the lowest)."""
-
-    low: int
-    width: int
-    lt: int
-    eq: int
-
-    @property
-    def tables(self) -> int:
-        """L alone, or L and E."""
-        return 1 if self.eq < 0 else 2
-
-
-@dataclass(frozen=True)
-class Top:
-    """A predicate of the top digit: its name, whether a borrow's effect varies (then G is opened), G's variable."""
-
-    name: str
-    gate: int
-
-    @property
-    def tables(self) -> int:
-        """X0 alone, or X0 and G."""
-        return 1 if self.gate < 0 else 2
+Variables = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A fixed arrangement of digits and predicates for rings of ``bits`` bits."""
+    """A fixed arrangement of digits and predicates for rings of ``bits`` bits. digits: widths, the lowest first."""
 
     bits: int
     shift: int
     code: int
-    digits: tuple[Digit, ...]
-    tops: tuple[Top, ...]
-    expansion: gf2.Expansion
+    digits: tuple[int, ...]
+    predicates: tuple[str, ...]
 
     @property
     def top_bits(self) -> int:
         """h: bits above shift + code."""
         return self.bits - self.shift - self.code
 
-    @property
-    def opened(self) -> int:
-        """Masked bits each party sends per value."""
-        return self.expansion.variables
+    @cached_property
+    def polynomials(self) -> tuple[gf2.Polynomial, ...]:
+        """The predicates over the variables of :attr:`variables`, without public parts."""
+        v = self.variables
+        borrow: gf2.Polynomial = frozenset()
+        at, c = 0, borrow
+        for j, width in enumerate(self.digits):
+            lt = gf2.variable(v[f"lt{j}"])
+            borrow = gf2.plus(lt, gf2.times(borrow, v[f"eq{j}"])) if j else lt
+            at += width
+            c = borrow if at == self.shift else c
+        out = {"c": c, "w": borrow}
+        if self.top_bits > 1:
+            out["in"] = gf2.plus(gf2.variable(v["is"]), gf2.times(borrow, v["is gate"]))
+            out["nonneg"] = gf2.plus(gf2.variable(v["sign"]), gf2.times(borrow, v["sign gate"]))
+        else:
+            out["in"] = out["nonneg"] = gf2.plus(gf2.variable(v["sign"]), borrow)
+        out["high"] = gf2.plus(out["nonneg"], out["in"])
+        return tuple(out[p] for p in self.predicates)
+
+    @cached_property
+    def variables(self) -> Variables:
+        """Bits that the parties read from tables, by name; those that gate others come later."""
+        names = [f"{kind}{j}" for j in range(len(self.digits)) for kind in ("lt", "eq") if j or kind == "lt"]
+        return {name: i for i, name in enumerate([*names, "is", "sign", "is gate", "sign gate"])}
+
+    @cached_property
+    def opened(self) -> tuple[int, ...]:
+        """The variables that are opened, in the order of the message."""
+        return gf2.in_products(self.polynomials)
+
+    @cached_property
+    def monomials(self) -> tuple[gf2.Monomial, ...]:
+        """The dealt products of masks."""
+        return gf2.monomials(self.polynomials)
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[int, int]]:
+        """Name of each dealt table -> (its first plane, its entries)."""
+        sizes = {f"L{j}": 1 << w for j, w in enumerate(self.digits)}
+        sizes |= {f"E{j}": 1 << w for j, w in enumerate(self.digits) if j}
+        if self._reads_top:
+            sizes |= {"L": 1 << (self.top_bits - 1)} | ({"E": 1 << self.top_bits} if self.top_bits > 1 else {})
+        out, at = {}, 0
+        for name, entries in sizes.items():
+            out[name] = (at, entries)
+            at += entries
+        return out
 
     @property
-    def predicates(self) -> tuple[str, ...]:
-        """In the order of the masks."""
-        return self.expansion.predicates
+    def _reads_top(self) -> bool:
+        return bool(_OF_THE_TOP & set(self.predicates))
+
+    @cached_property
+    def mask_at(self) -> int:
+        """First plane of the predicates' masks; the monomials follow them."""
+        return sum(entries for _, entries in self.tables.values())
+
+    @cached_property
+    def planes(self) -> int:
+        """Dealt bits a value."""
+        return self.mask_at + len(self.predicates) + len(self.monomials)
 
     def fields(self, count: int) -> tuple[Field, ...]:
-        """Digit tables, top tables and mask monomials for ``count`` values."""
-        out: list[Field] = []
-        for j, d in enumerate(self.digits):
-            out += lanes(f"digit{j}", count, d.tables << d.width)
-        for t in self.tops:
-            out += lanes(t.name, count, t.tables << self.top_bits)
-        return (*out, *lanes("products", count, self.expansion.bits))
+        """Tables, masks and monomials; and the masks as the dealer draws them."""
+        own = len(self.opened) + len(self.predicates)
+        return (Field("planes", Kind.BITS, count, self.planes), Field("masks", Kind.DEALER, count, own))
 
     def online(self, n: int, count: int) -> Cost:
-        """One exchange of the opened bits (none if no digit has to be opened)."""
-        return message(n * count, self.opened) if self.opened else Cost()
+        """One exchange of the opened bits (none if no bit has to be opened)."""
+        return plane_message(n, count, len(self.opened)) if self.opened else Cost()
+
+    # ------------------------------------------------------------------ programs
+
+    @cached_property
+    def dealing(self) -> Program:
+        """The dealer's: planes of rho, its own masks, P0's planes -> P1's planes."""
+        b = Builder()
+        out: list[int | None] = []
+        at = 0
+        for w in self.digits:
+            rho = [b.load(0, at + i) for i in range(w)]
+            out += less(b, rho)
+            at += w
+        at = 0
+        for j, w in enumerate(self.digits):
+            out += _equal(b, [b.load(0, at + i) for i in range(w)]) if j else []
+            at += w
+        if self._reads_top:
+            top = [b.load(0, at + i) for i in range(self.top_bits)]
+            out += [b.xor(entry, top[-1]) for entry in less(b, top[:-1])]
+            out += _equal(b, top) if self.top_bits > 1 else []
+        count = len(self.opened)
+        out += [b.load(1, count + i) for i in range(len(self.predicates))]
+        masks = {variable: b.load(1, i) for i, variable in enumerate(self.opened)}
+        out += gf2.deal_products(b, masks, self.monomials)
+        return b.finish([b.xor(plane, b.load(2, i)) for i, plane in enumerate(out)])
+
+    @cached_property
+    def opening(self) -> Program:
+        """A party's first part: its share of z^, the other's, its dealt planes -> the middle digits and the top of z^
+        (``bits - shift`` planes), then the shares of the opened bits, then those of the bits read but not opened."""
+        b = Builder()
+        z = b.add([b.load(0, i) for i in range(self.bits)], [b.load(1, i) for i in range(self.bits)])
+        known = [b.zero() if x is None else x for x in z]
+        read = self._reads(b, known)
+        monomial = self._monomial_at
+        masked = [b.xor(read[i], b.load(2, monomial[frozenset({i})])) for i in self.opened]
+        return b.finish([*known[self.shift :], *masked, *(read[i] for i in self._unopened)])
+
+    def evaluation(self, first: bool) -> Program:
+        """Its second part: its shares of the opened bits, the other's, the first part's result, its dealt planes
+        -> shares of the masked predicates."""
+        return self._evaluations[first]
+
+    @cached_property
+    def _evaluations(self) -> dict[bool, Program]:
+        return {first: self._evaluation(first) for first in (False, True)}
+
+    def _evaluation(self, first: bool) -> Program:
+        b = Builder()
+        at = self.bits - self.shift
+        opened = {i: b.sum(b.load(0, j), b.load(1, j)) for j, i in enumerate(self.opened)}
+        read: dict[int, int | None] = {i: b.load(2, at + len(self.opened) + j) for j, i in enumerate(self._unopened)}
+        if first and "sign" in self.variables and self.variables["sign"] in read:
+            # The public part of the sign, 1 xor msb(a), is added by one party.
+            sign = self.variables["sign"]
+            read[sign] = b.xor(read[sign], b.xor(b.ones(), b.load(2, at - 1)))
+        where = self._monomial_at
+        shares = gf2.Evaluation(b, opened, read, lambda t: b.load(3, where[t]), first)
+        out = [b.xor(shares.share(p), b.load(3, self.mask_at + i)) for i, p in enumerate(self.polynomials)]
+        return b.finish(out)
+
+    @cached_property
+    def _monomial_at(self) -> dict[gf2.Monomial, int]:
+        start = self.mask_at + len(self.predicates)
+        return {t: start + i for i, t in enumerate(self.monomials)}
+
+    @cached_property
+    def _unopened(self) -> tuple[int, ...]:
+        used = {i for p in self.polynomials for m in p for i in m}
+        return tuple(sorted(used - set(self.opened)))
+
+    def _reads(self, b: Builder, z: list[int]) -> dict[int, int | None]:
+        """Shares of every variable: dealt tables at public digits."""
+        out: dict[str, int | None] = {}
+
+        def table(name: str, index: list[int], flip: int | None = None) -> int | None:
+            first, entries = self.tables[name]
+            order = range(entries) if flip is None else [(i + flip) % entries for i in range(entries)]
+            return b.select([b.load(2, first + i) for i in order], index)
+
+        at = 0
+        for j, w in enumerate(self.digits):
+            out[f"lt{j}"] = table(f"L{j}", z[at : at + w])
+            if j:
+                out[f"eq{j}"] = table(f"E{j}", z[at : at + w])
+            at += w
+        if self._reads_top:
+            top = z[at:]
+            out["sign"] = table("L", top[:-1])
+            if self.top_bits > 1:
+                here, before = table("E", top), table("E", top, -1)
+                across = table("E", top, 1 << (self.top_bits - 1))
+                out |= {"is": here, "is gate": b.xor(here, before), "sign gate": b.xor(here, across)}
+        return {i: out[name] for name, i in self.variables.items() if name in out}
 
 
-_FACTS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "in": lambda top, h: top == 0,
-    "high": lambda top, h: (top >= 1) & (top < (1 << (h - 1))),
-    "nonneg": lambda top, h: top < (1 << (h - 1)),
-}
+def less(b: Builder, rho: list[int]) -> list[int | None]:
+    """``[a < rho]`` for every a, from the bits of rho."""
+    out: list[int | None] = [None]
+    for bit in rho:
+        both = [b.land(bit, entry) for entry in out]
+        either = [b.xor(b.xor(bit, entry), t) for entry, t in zip(out, both, strict=True)]
+        out = [*either, *both]
+    return out
 
 
-def _widths(shift: int, code: int) -> list[int]:
-    """Digits of at most 4 bits (16-entry tables) where five of them do, wider where not; none crosses ``shift``."""
-    for most in (4, 5, 6):
-        parts = [[n * (i + 1) // m - n * i // m for i in range(m)] for n in (shift, code) if (m := -(-n // most))]
-        widths = [w for part in parts for w in part]
-        if len(widths) <= MAX_DIGITS - 1:
-            return widths
-    if len(widths) > MAX_DIGITS:
-        raise BadParameters(f"comparing {shift} + {code} bits takes {len(widths)} digits; {MAX_DIGITS} are offered")
-    return widths
+def _equal(b: Builder, rho: list[int]) -> list[int | None]:
+    """``[a = rho]`` for every a."""
+    out: list[int | None] = [b.ones()]
+    for bit in rho:
+        with_bit = [b.land(bit, entry) for entry in out]
+        out = [*(b.xor(entry, t) for entry, t in zip(out, with_bit, strict=True)), *with_bit]
+    return out
 
 
 @cache
-def plan(bits: int, shift: int, code: int, tops: tuple[str, ...], borrows: tuple[str, ...]) -> Plan:
-    """Arrange digits for a ring of ``bits`` bits: low ``shift``, then ``code``, then the top digit of what is left."""
+def plan(bits: int, shift: int, code: int, predicates: tuple[str, ...]) -> Plan:
+    """The arrangement of digits with the fewest dealt and opened bits; none crosses ``shift``."""
     h = bits - shift - code
-    if not 1 <= h <= MAX_TOP:
+    if not 1 <= h <= MAX_TOP and _OF_THE_TOP & set(predicates):
         raise BadParameters(f"the top digit would have {h} bits; between 1 and {MAX_TOP} are offered")
-    low, count, digits = 0, 0, []
-    borrow: dict[int, gf2.Polynomial] = {0: frozenset()}
-    for j, width in enumerate(_widths(shift, code)):
-        lt, eq = count, count + 1 if j else -1
-        count += 2 if j else 1
-        carried = gf2.times(borrow[low], eq) if j else frozenset()
-        digits.append(Digit(low, width, lt, eq))
-        low += width
-        borrow[low] = gf2.plus(gf2.variable(lt), carried)
-    total = borrow[shift + code]
-    made, predicates = [], {b: borrow[shift if b == "c" else shift + code] for b in borrows}
-    for name in tops:
-        varies = h > 1 and bool(total)
-        made.append(Top(name, count if varies else -1))
-        predicates[name] = gf2.times(total, count) if varies else total
-        count += int(varies)
-    return Plan(bits, shift, code, tuple(digits), tuple(made), gf2.expand(count, predicates))
+    choices = [
+        Plan(bits, shift, code, (*low, *middle), predicates)
+        for low, middle in combinations(_cuts(shift), _cuts(code))
+        if len(low) + len(middle) <= MAX_DIGITS
+    ]
+    if not choices:
+        raise BadParameters(f"comparing {shift} + {code} bits takes more than the {MAX_DIGITS} digits offered")
+    return min(choices, key=lambda p: (p.planes + _OPENING_WEIGHT * len(p.opened), p.digits))
 
 
-# --- the dealer -------------------------------------------------------------------------------------------------
+@cache
+def _cuts(bits: int) -> tuple[tuple[int, ...], ...]:
+    """Near-equal cuts of ``bits`` into digits, wider ones first: the lowest digit has one table, the others two."""
+    out = []
+    for parts in range(-(-bits // _WIDEST), MAX_DIGITS + 1):
+        if parts and bits >= parts:
+            small, more = divmod(bits, parts)
+            out.append(tuple(small + (i < more) for i in range(parts)))
+    return tuple(out) if bits else ((),)
 
 
-def deal(p: Plan, name: str, rho: Tensor, d: Dealing) -> dict[str, Tensor]:
-    """Deal all tables for secrets rho ``(n, count)``; returns each predicate's mask (0/1 int32) to the dealer."""
-    index = d.random.words(tuple(rho.shape), 32) & ((1 << p.opened) - 1)
-    for j, digit in enumerate(p.digits):
-        at = ring.field(rho, digit.low, digit.width).to(torch.int64)
-        words = [(1 << at) - 1] if digit.eq < 0 else [(1 << at) - 1, 1 << at]
-        _give_tables(d, name, f"digit{j}", words, index >> digit.lt, 1 << digit.width)
-    h = p.top_bits
-    top = ring.field(rho.to(torch.int64), p.shift + p.code, h)
-    for t in p.tops:
-        fact = _FACTS[t.name]
-        without, with_borrow = _rotated(fact, h, 0)[top], _rotated(fact, h, 1)[top]
-        # X0 is never opened and needs no flip; G is opened as variable ``gate``.
-        words = [without] if t.gate < 0 else [without, without ^ with_borrow]
-        flips = index & 0 if t.gate < 0 else ((index >> t.gate) & 1) << 1
-        _give_tables(d, name, t.name, words, flips, 1 << h)
-    return _deal_products(p, name, index, d)
+# --- the dealer and the parties ---------------------------------------------------------------------------------
 
 
-def _rotated(fact: Callable[[Tensor, int], Tensor], h: int, borrow: int) -> Tensor:
-    """For each rho in [0, 2^h): the word whose bit v is ``fact(v - rho - borrow mod 2^h)``; int64."""
-    v = torch.arange(1 << h)
-    truth = fact((v[None, :] - v[:, None] - borrow) & ((1 << h) - 1), h).to(torch.int64)
-    return (truth << v).sum(1)
+def deal(p: Plan, name: str, rho: Tensor, d: Dealing) -> Tensor:
+    """Deal all tables for secrets rho ``(n, count)``; returns the planes of the predicates' masks to the dealer."""
+    masks = d.own(name, "masks")
+    d.give_planes(
+        name, "planes", lambda first: p.dealing.run(planes.extract(planes.level(rho), 0, p.bits), masks, first)
+    )
+    return masks[len(p.opened) :]
 
 
-def _give_tables(d: Dealing, step: str, name: str, words: list[Tensor], flips: Tensor, entries: int) -> None:
-    """Xor-share tables of ``entries`` bits, each held in an int64 word, side by side in one field.
+def run(p: Plan, name: str, party: Party, dealt: Tensor, share: Tensor, rho: Tensor) -> Steps[tuple[Tensor, Tensor]]:
+    """Open ``z + rho`` from shares of both (lines of words), compare.
 
-    Table i is flipped as a whole where bit i of ``flips`` is set: what is read from it is then masked.
+    Returns the public bits of z^ above ``shift`` (planes), and this party's shares of the masked predicates. Exchanges:
+    z^, then the opened bits, if any.
     """
-    every = (1 << entries) - 1 if entries < 64 else -1
-    masked = [word ^ -((flips >> i) & 1).to(torch.int64) for i, word in enumerate(words)]
-    if entries * len(words) <= 32:
-        joined = sum((word & every) << (i * entries) for i, word in enumerate(masked))
-        d.give_xor(step, f"{name}.0", torch.as_tensor(joined))
-        return
-    per = -(-entries // 32)
-    for i, word in enumerate(masked):
-        for lane in range(per):
-            d.give_xor(step, f"{name}.{i * per + lane}", (word >> (32 * lane)) & 0xFFFFFFFF)
-
-
-def _deal_products(p: Plan, name: str, index: Tensor, d: Dealing) -> dict[str, Tensor]:
-    e = p.expansion
-    extra = ring.unsigned(d.random.words(tuple(index.shape), len(e.predicates)), len(e.predicates)).to(torch.int32)
-    masks = {q: (extra >> i) & 1 for i, q in enumerate(e.predicates)}
-    flat = index.reshape(-1).to(torch.int64)
-    for lane in range(len(e.lanes)):
-        word = torch.index_select(e.deal[lane], 0, flat).reshape(index.shape)
-        for q, at in e.mask_at.items():
-            if at // gf2.LANE == lane:
-                word = word | (masks[q] << (at % gf2.LANE))
-        d.give_xor(name, f"products.{lane}", word)
-    return masks
-
-
-# --- a party ----------------------------------------------------------------------------------------------------
-
-Ready = dict[str, Tensor]
-
-
-def prepare(p: Plan, name: str, party: Party, count: int) -> Ready:
-    """Read this step's dealt words."""
-    return {f.name: party.material.take(name, f.name) for f in p.fields(count)}
-
-
-def run(p: Plan, name: str, party: Party, ready: Ready, z_hat: Tensor) -> Steps[Tensor]:
-    """Xor-share of all masked predicates, one bit each (bit i = predicate i), int32 ``(n, count)``: one exchange."""
-    own = torch.zeros(z_hat.shape, dtype=torch.int32)
-    for j, digit in enumerate(p.digits):
-        at = ring.field(z_hat, digit.low, digit.width)
-        own |= _read(ready, f"digit{j}", at, digit.tables, 1 << digit.width) << digit.lt
-    top = ring.field(z_hat if z_hat.element_size() == 4 else z_hat.to(torch.int32), p.shift + p.code, p.top_bits)
-    facts = {}
-    for t in p.tops:
-        both = _read(ready, t.name, top, t.tables, 1 << p.top_bits)
-        facts[t.name] = both & 1
-        if t.gate >= 0:
-            own |= (both >> 1) << t.gate
-    index = own
+    own = planes.extract_sum(share, rho, p.bits)
+    other = yield from party.swap_planes(name, own)
+    first = p.opening.run(own, other, dealt)
+    at = p.bits - p.shift
+    mine = first[at : at + len(p.opened)]
+    theirs = mine
     if p.opened:
-        index = yield from party.open_bits(f"{name}.digits", own, p.opened)
-    flat = (index & ((1 << p.opened) - 1)).reshape(-1)
-    out = torch.zeros_like(own)
-    if party.first:
-        out = torch.index_select(p.expansion.public, 0, flat).reshape(own.shape)
-    for i, q in enumerate(p.predicates):
-        share = _selected(p.expansion, q, ready, flat).reshape(own.shape)
-        if q in facts:
-            share = share ^ facts[q]
-        out = out ^ (share << i)
-    return out
+        theirs = yield from party.swap_planes(f"{name}.digits", mine)
+    facts = p.evaluation(party.first).run(_or_none(mine, first), _or_none(theirs, first), first, dealt)
+    return first[:at], facts
 
 
-def _read(ready: Ready, name: str, at: Tensor, tables: int, entries: int) -> Tensor:
-    """Bit ``at`` of each of one or two dealt tables, as bits 0 and 1 of an int32."""
-    if entries * tables <= 32:
-        word = ready[f"{name}.0"] >> at
-        return ((word & 1) if tables == 1 else (word & 1) | ((word >> (entries - 1)) & 2)).to(torch.int32)
-    per = -(-entries // 32)
-    out = torch.zeros(at.shape, dtype=torch.int32)
-    for i in range(tables):
-        word = ready[f"{name}.{i * per}"].to(torch.int64) & 0xFFFFFFFF
-        if per == 2:
-            word |= ready[f"{name}.{i * per + 1}"].to(torch.int64) << 32
-        out |= ((word >> at) & 1).to(torch.int32) << i
-    return out
-
-
-def _selected(e: gf2.Expansion, q: str, ready: Ready, index: Tensor) -> Tensor:
-    """Parity of the dealt products under the public selection."""
-    total: Tensor | None = None
-    for lane, table in e.select[q]:
-        word = ready[f"products.{lane}"].reshape(-1).to(torch.int32) & torch.index_select(table, 0, index)
-        total = word if total is None else total ^ word
-    return ring.parity(total if total is not None else torch.zeros_like(index))
+def _or_none(x: Tensor, like: Tensor) -> Tensor:
+    """Programs take their width from their inputs: an input without planes still has one."""
+    return x if x.shape[0] else like[:1]

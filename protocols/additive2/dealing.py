@@ -11,8 +11,10 @@ from torch import Tensor
 from protocols import api
 from protocols.additive2.clamp import ClampKernel, SignKernel
 from protocols.additive2.kernel import Dealing, Kernel, Party
+from protocols.additive2.lift import LiftKernel
 from protocols.additive2.linear import LinearKernel, OpenKernel
-from protocols.additive2.material import Layout, PartyKeys, PartyMaterial
+from protocols.additive2.material import Layout, PartyKeys, PartyMaterial, epoch_keys
+from protocols.additive2.quick import QuickClampKernel
 from protocols.additive2.select import MaximumKernel, ReluKernel
 from protocols.additive2.shift import ShiftKernel
 from protocols.additive2.table import FusedTableKernel, TableKernel
@@ -28,6 +30,8 @@ KERNELS: dict[type[api.Step], Kernel[Any]] = {
     api.Table: TableKernel(),
     api.FusedTable: FusedTableKernel(),
     api.Clamp: ClampKernel(),
+    api.QuickClamp: QuickClampKernel(),
+    api.Lift: LiftKernel(),
     api.Sign: SignKernel(),
     api.Relu: ReluKernel(),
     api.Maximum: MaximumKernel(),
@@ -46,18 +50,23 @@ class Dealer(Secret):
     """Makes items. Holds weight masks and tables; never sees an input, a weight or online traffic.
 
     operands: prepared masks B of linear steps and tables, by name. One dealer object is one epoch: fresh keys, items
-    from 0 upwards, each dealt once.
+    from 0 upwards, each dealt once. epoch: the secret of an epoch begun elsewhere (:meth:`expose_epoch`), for those who
+    deal parts of it; what is dealt depends on it and on the item's number alone.
     """
 
-    def __init__(self, steps: Sequence[NamedStep], operands: Mapping[str, Any]) -> None:
+    def __init__(self, steps: Sequence[NamedStep], operands: Mapping[str, Any], epoch: bytes | None = None) -> None:
         self._steps, self._operands, self._layout = list(steps), operands, layout(steps)
-        self.keys = {p: PartyKeys.fresh(p) for p in (PartyId.P0, PartyId.P1)}
+        self.keys = epoch_keys(epoch)
         self._streams = {p: Stream(k.stream, self._layout.stream_blocks[p]) for p, k in self.keys.items()}
 
     @property
     def record_bytes(self) -> int:
         """Bytes per item for P1."""
         return self._layout.record_bytes
+
+    def expose_epoch(self) -> bytes:
+        """All keys of the epoch, for the dealer's own workers over private channels."""
+        return b"".join(keys.expose_for_sending() for keys in self.keys.values())
 
     def deal(self, first: int, n: int) -> bytes:
         """P1's corrections for items ``first .. first+n-1``; raises :class:`Misuse` if one of them was dealt before."""
@@ -91,7 +100,7 @@ def prepare_party(
     operands: Mapping[str, Any],
     first: int,
     n: int,
-    corrections: bytes,
+    corrections: bytes | bytearray | memoryview,
 ) -> Ready:
     """A party's offline work for items ``first .. first+n-1``: expand, unpack, and the products ``E . r``.
 

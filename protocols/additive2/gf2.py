@@ -1,29 +1,25 @@
 """Products of masked bits: predicates over GF(2) whose variables are opened under one-time masks.
 
-Each variable x_i is opened as ``x^_i = x_i xor m_i``. A predicate P is an xor of products of variables. Expanding
-``prod_{i in S} (x^_i xor m_i)`` turns P into an xor of *dealt* mask monomials ``prod_{i in T} m_i`` with coefficients
-that are public once the x^ are open. So a party's share of P(x) is the parity of its dealt word under a public
-selection: one gather and one population count per value, however many products P has (multi-input products as in
-ABY2.0).
+A predicate P is an xor of products of bits x_i that the parties hold xor-shared. What occurs in a product is opened as
+``x^_i = x_i xor m_i``; what occurs alone is not opened at all. The dealer shares products of masks, the *monomials*
+``M_T = prod_{i in T} m_i``. With F(P, C) a share of ``P(x) * M_C``,
 
-A predicate's value is never opened bare: every predicate carries one more dealt bit, its own mask, which is always
-selected; what the parties open is ``P(x) xor mask``.
+    F(x_i P1 xor P0, C) = F(P0, C) xor x^_i F(P1, C) xor F(P1, C + {i}),      F(1, C) = M_C,
+
+so one exchange is enough for any predicate, whatever its degree (multi-input products as in ABY2.0, Patra et al.,
+USENIX Security 2021). Shares of equal F are computed once. Everything acts on planes of bits (:mod:`protocols.planes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Mapping
+from functools import cache
 
-import numpy as np
-import torch
-from torch import Tensor
+from protocols.planes import Builder
 
 Monomial = frozenset[int]
 Polynomial = frozenset[Monomial]
-
-LANE = 32
+ONE: Polynomial = frozenset({frozenset[int]()})
 
 
 def times(p: Polynomial, variable: int) -> Polynomial:
@@ -41,82 +37,85 @@ def variable(i: int) -> Polynomial:
     return frozenset({frozenset({i})})
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """Predicates expanded over their masks.
+def in_products(polynomials: tuple[Polynomial, ...]) -> tuple[int, ...]:
+    """The variables that have to be opened."""
+    return tuple(sorted({i for p in polynomials for m in p if len(m) > 1 for i in m}))
 
-    The dealt word holds one mask per predicate, then the products of masks (at ``mask_at[p]`` is p's own).
-    select[p]: pairs of a 32-bit lane and its coefficients, int32 ``2^variables``, for the lanes that p needs.
-    public: int32 ``2^variables``, bit i the part of predicate i without any mask. deal[lane]: int32 ``2^variables``,
-    the products of each assignment of the masks.
+
+def _split(p: Polynomial) -> tuple[int, Polynomial, Polynomial]:
+    """``p = x_i p1 xor p0`` for the last variable of p: (i, p1, p0). Later variables gate earlier ones."""
+    i = max(max(m) for m in p if m)
+    return i, frozenset(m - {i} for m in p if i in m), frozenset(m for m in p if i not in m)
+
+
+@cache
+def monomials(polynomials: tuple[Polynomial, ...]) -> tuple[Monomial, ...]:
+    """The products of masks that evaluating the polynomials needs; every opened variable's own mask is one."""
+    opened = set(in_products(polynomials))
+    needed = {frozenset({i}) for i in opened}
+    seen: set[tuple[Polynomial, Monomial]] = set()
+    stack = [(p, frozenset[int]()) for p in polynomials]
+    while stack:
+        p, c = stack.pop()
+        p = frozenset(m for m in p if not (len(m) == 1 and not m <= opened))
+        if (p, c) in seen or not p:
+            continue
+        seen.add((p, c))
+        if p == ONE:
+            needed |= {c} if c else set()
+            continue
+        i, with_i, without = _split(p)
+        stack += [(without, c), (with_i, c), (with_i, c | {i})]
+    return tuple(sorted(needed, key=lambda m: (len(m), sorted(m))))
+
+
+class Evaluation:
+    """Shares of polynomials inside a program.
+
+    opened: plane of x^_i. read: this party's share of an x_i that is not opened. dealt: its share of a monomial.
+    first: whether it adds public constants.
     """
 
-    variables: int
-    predicates: tuple[str, ...]
-    bits: int
-    select: Mapping[str, tuple[tuple[int, Tensor], ...]]
-    public: Tensor
-    deal: tuple[Tensor, ...]
-    mask_at: Mapping[str, int]
+    def __init__(
+        self,
+        builder: Builder,
+        opened: Mapping[int, int],
+        read: Mapping[int, int | None],
+        dealt: Callable[[Monomial], int],
+        first: bool,
+    ) -> None:
+        self._builder, self._opened, self._read, self._dealt, self._first = builder, opened, read, dealt, first
+        self._known: dict[tuple[Polynomial, Monomial], int | None] = {}
 
-    @property
-    def lanes(self) -> list[int]:
-        """Bits in each 32-bit lane of the dealt word."""
-        return [min(LANE, self.bits - at) for at in range(0, self.bits, LANE)]
+    def share(self, p: Polynomial, c: Monomial = frozenset()) -> int | None:
+        """F(p, c)."""
+        if not p:
+            return None
+        if (p, c) not in self._known:
+            self._known[p, c] = self._made(p, c)
+        return self._known[p, c]
 
-
-def expand(variables: int, predicates: Mapping[str, Polynomial]) -> Expansion:
-    """Tabulate everything for ``2^variables`` opened indices (done once per kind of comparison)."""
-    # The masks come first: predicates of few products then read the first lane only.
-    mask_at = {name: i for i, name in enumerate(predicates)}
-    monomials: dict[Monomial, int] = {}
-    for p in predicates.values():
-        for term in sorted(p, key=sorted):
-            for size in range(1, len(term) + 1):
-                for chosen in combinations(sorted(term), size):
-                    monomials.setdefault(frozenset(chosen), len(predicates) + len(monomials))
-    bits = len(monomials) + len(predicates)
-    index = np.arange(1 << variables)
-    columns = [(index >> i) & 1 for i in range(variables)]
-    lanes = -(-bits // LANE)
-    select, public = {}, np.zeros(1 << variables, np.int32)
-    for i, (name, p) in enumerate(predicates.items()):
-        words, free = _coefficients(p, monomials, columns, lanes)
-        words[mask_at[name] // LANE] |= np.uint32(1 << (mask_at[name] % LANE))
-        public |= free.astype(np.int32) << i
-        select[name] = tuple((i, _signed(w)) for i, w in enumerate(words) if w.any())
-    deal = [np.zeros(1 << variables, np.uint32) for _ in range(lanes)]
-    for t, at in monomials.items():
-        deal[at // LANE] |= _product(columns, t).astype(np.uint32) << np.uint32(at % LANE)
-    return Expansion(
-        variables, tuple(predicates), bits, select, torch.from_numpy(public), tuple(_signed(w) for w in deal), mask_at
-    )
+    def _made(self, p: Polynomial, c: Monomial) -> int | None:
+        if p == ONE:
+            if c:
+                return self._dealt(c)
+            return self._builder.ones() if self._first else None
+        i, with_i, without = _split(p)
+        rest = self.share(without, c)
+        if i not in self._opened:
+            return self._builder.xor(rest, self._read[i])
+        rest = self._builder.xor(rest, self.share(with_i, c | {i}))
+        return self._builder.fma(rest, self._opened[i], self.share(with_i, c))
 
 
-def _coefficients(
-    p: Polynomial, monomials: Mapping[Monomial, int], columns: list[np.ndarray], lanes: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Coefficient of every mask monomial, bit-packed by lane, and the mask-free part, at every opened index."""
-    words = [np.zeros(columns[0].size if columns else 1, np.uint32) for _ in range(lanes)]
-    free = np.zeros(words[0].size, np.int64)
-    for term in p:
-        for size in range(len(term) + 1):
-            for t in combinations(sorted(term), size):
-                opened = _product(columns, term - set(t), words[0].size)
-                if not t:
-                    free ^= opened
-                    continue
-                at = monomials[frozenset(t)]
-                words[at // LANE] ^= opened.astype(np.uint32) << np.uint32(at % LANE)
-    return words, free
+def deal_products(builder: Builder, masks: Mapping[int, int], needed: tuple[Monomial, ...]) -> list[int | None]:
+    """The dealer's planes of ``needed`` (sorted by size), from the planes of single masks."""
+    made: dict[Monomial, int | None] = {}
 
+    def product(t: Monomial) -> int | None:
+        if t not in made:
+            i = max(t)
+            made[t] = masks[i] if len(t) == 1 else builder.land(masks[i], product(t - {i}))
+        return made[t]
 
-def _product(columns: list[np.ndarray], chosen: Monomial, size: int | None = None) -> np.ndarray:
-    out = np.ones(size if size is not None else columns[0].size, np.int64)
-    for i in chosen:
-        out &= columns[i]
-    return out
-
-
-def _signed(w: np.ndarray) -> Tensor:
-    return torch.from_numpy(w.view(np.int32).copy())
+    return [product(t) for t in needed]

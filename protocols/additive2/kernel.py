@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from protocols import api, prg, ring
-from protocols.additive2.material import Field, FieldKey, Kind, Layout, PartyKeys, PartyMaterial, table_positions
+from protocols import api, planes, prg, ring
+from protocols.additive2.material import (
+    Field,
+    FieldKey,
+    Layout,
+    PartyKeys,
+    PartyMaterial,
+    as_planes,
+    as_words,
+    table_positions,
+)
 from protocols.cost import Cost
+from protocols.errors import PeerMisbehaved
 from protocols.rounds import PartyId, Round, Steps
 
 S = TypeVar("S", bound=api.Step)
@@ -32,22 +42,28 @@ class Party:
         """Whether this party adds the public constants."""
         return self.id is PartyId.P0
 
-    def swap(self, label: str, share: Tensor, bits: int) -> Steps[Tensor]:
-        """Exchange ``share`` ``(n, count)`` of ``bits`` bits with the peer and return the peer's."""
-        flat = share.reshape(-1)
-        message = ring.pack(flat, bits).tobytes()
+    def open(self, label: str, share: Tensor, bits: int, mask: Tensor | None = None) -> Steps[Tensor]:
+        """Open an additively shared value mod 2^bits, less the shared mask: one exchange, ``bits`` each way."""
+        x = share.reshape(-1)
+        y = None if mask is None else mask.reshape(-1)
+        message = ring.pack(x, bits) if y is None else ring.pack_difference(x, y, bits)
+        received = (yield Round({self.peer: message.data}, (self.peer,), label))[self.peer]
+        opened = x + ring.unpack(received, bits, len(x)) if y is None else ring.unpack_sum(received, bits, x, y)
+        return opened.reshape(share.shape)
+
+    def swap_planes(self, label: str, share: Tensor) -> Steps[Tensor]:
+        """Exchange planes ``(bits, width)`` and return the peer's: one exchange, one bit each way for a value's bit."""
+        message = share.contiguous().numpy().data.cast("B") if share.numel() else b""
         received = yield Round({self.peer: message}, (self.peer,), label)
-        return ring.unpack(received[self.peer], bits, flat.numel()).reshape(share.shape)
+        raw = prg.writable(received[self.peer])
+        if raw.size != share.numel():
+            raise PeerMisbehaved(f"{label}: {share.numel()} bytes of planes were due, but {raw.size} came")
+        return torch.from_numpy(raw).reshape(share.shape)
 
-    def open(self, label: str, share: Tensor, bits: int) -> Steps[Tensor]:
-        """Open an additively shared value mod 2^bits: one exchange, ``bits`` each way."""
-        other = yield from self.swap(label, share, bits)
-        return share + other
-
-    def open_bits(self, label: str, share: Tensor, bits: int) -> Steps[Tensor]:
-        """Open xor-shared words of ``bits`` bits: one exchange."""
-        other = yield from self.swap(label, share, bits)
-        return share ^ other.to(share.dtype)
+    def open_planes(self, label: str, share: Tensor) -> Steps[Tensor]:
+        """Open xor-shared planes: one exchange."""
+        other = yield from self.swap_planes(label, share)
+        return share ^ other
 
 
 class Dealing(prg.Secret):
@@ -58,19 +74,16 @@ class Dealing(prg.Secret):
     ) -> None:
         self._layout, self._keys, self._streams, self._first = layout, keys, streams, first
         self.n = streams[PartyId.P0].shape[0]
-        self.record = np.zeros((self.n, layout.record_bytes), np.uint8)
-        self.random = prg.Random()
+        self.record = np.empty((self.n, layout.record_bytes), np.uint8)
         self.masks: dict[str, Tensor] = {}
         self.operands: Mapping[str, Any] = {}
 
     def _share(self, party: PartyId, key: FieldKey, f: Field) -> Tensor:
-        if f.count == 0 or self.n == 0:
-            return torch.zeros((self.n, f.count), dtype=ring.word(f.bits))
-        at = self._layout.stream_at[party][key]
-        return ring.unpack(self._streams[party][:, at : at + f.stream_bytes(party)], f.bits, f.count)
+        raw = self._streams[party] if f.stream_bytes(party) else None
+        return as_words(raw, self._layout.stream_at[party][key], f, self.n)
 
     def mask(self, step: str, name: str) -> Tensor:
-        """The value of a MASK field, ``r = r_0 + r_1``: ``(n, count)``."""
+        """The value of a MASK field, ``r = r_0 + r_1``, or of an OWN field, ``r = r_1``: ``(n, count)``."""
         key = (step, name)
         f = self._layout.fields[key]
         return self._share(PartyId.P0, key, f) + self._share(PartyId.P1, key, f)
@@ -80,10 +93,28 @@ class Dealing(prg.Secret):
         f = self._layout.fields[(step, name)]
         self._write(step, name, ring.to_word(value, f.bits) - self._share(PartyId.P0, (step, name), f))
 
-    def give_xor(self, step: str, name: str, value: Tensor) -> None:
-        """Share the bits of ``value`` by xor."""
+    def give_lines(self, step: str, name: str, parts: int, made: Callable[[Tensor], Tensor]) -> None:
+        """Share ``parts`` lines of all items' values: ``made`` turns P0's lines into P1's, the values less P0's."""
         f = self._layout.fields[(step, name)]
-        self._write(step, name, ring.to_word(value, f.bits) ^ self._share(PartyId.P0, (step, name), f))
+        first = planes.lines(self._share(PartyId.P0, (step, name), f), parts)
+        second = made(first).reshape(parts, self.n, -1) if first.numel() else first.reshape(parts, self.n, 0)
+        self._write(step, name, second.transpose(0, 1).reshape(self.n, f.count))
+
+    def own(self, step: str, name: str) -> Tensor:
+        """Planes of a DEALER field: ``(bits, n * width(count))`` uniform bits that nobody else knows."""
+        key = (step, name)
+        at = self._layout.stream_at[PartyId.DEALER][key]
+        return as_planes(self._streams[PartyId.DEALER], at, self._layout.fields[key], self.n)
+
+    def give_planes(self, step: str, name: str, made: Callable[[Tensor], Tensor]) -> None:
+        """Xor-share planes: ``made`` turns P0's planes into P1's, which are the value's xor P0's."""
+        key = (step, name)
+        f, at = self._layout.fields[key], self._layout.record_at[key]
+        if not f.record_bytes or not self.n:
+            return
+        first = as_planes(self._streams[PartyId.P0], self._layout.stream_at[PartyId.P0][key], f, self.n)
+        rows = made(first).numpy().reshape(f.bits, self.n, planes.width(f.count)).swapaxes(0, 1)
+        self.record[:, at : at + f.record_bytes].reshape(rows.shape)[...] = rows
 
     def give_table(self, step: str, name: str, tables: Tensor) -> None:
         """Share tables ``(n, count, entries)``; the entries of P0 are computed here once, by P0 only where it reads."""
@@ -143,9 +174,3 @@ class Kernel(ABC, Generic[S]):
         for part, kernel, sub in self.parts(step):
             out |= kernel.all_fields(sub, f"{name}/{part}")
         return out
-
-
-def lanes(name: str, count: int, bits: int) -> tuple[Field, ...]:
-    """DEALT fields that hold xor-shared words of any width, 32 bits at a time."""
-    widths = [min(32, bits - at) for at in range(0, bits, 32)]
-    return tuple(Field(f"{name}.{i}", Kind.DEALT, count, w) for i, w in enumerate(widths))

@@ -5,7 +5,10 @@ step declares fields, and a field is one of
 
 =======  =============================================================================================================
 MASK     uniform and unknown to anybody as a whole: P0 expands its part from K_0, P1 from K_1; no traffic
+OWN      uniform and known to P1 alone, which expands it from K_1; P0 has no part of it; no traffic
 DEALT    shared by the dealer: P0 expands its share from K_0, P1 receives the correction (``bits`` each)
+BITS     the same for single bits, xor-shared and laid out as ``bits`` planes of ``count`` values
+DEALER   ``bits`` planes of ``count`` uniform bits that the dealer alone knows; no traffic
 TABLE    ``entries`` shared values of which one is ever read, at a *public* index: P0 computes that one entry from a
          second key (one AES block), P1 receives all entries
 =======  =============================================================================================================
@@ -25,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protocols import prg, ring
+from protocols import planes, prg, ring
 from protocols.errors import MaterialExhausted, Misuse, PeerMisbehaved
 from protocols.rounds import PartyId
 
@@ -34,7 +37,10 @@ class Kind(Enum):
     """How a field reaches the two parties."""
 
     MASK = "mask"
+    OWN = "own"
     DEALT = "dealt"
+    BITS = "bits"
+    DEALER = "dealer"
     TABLE = "table"
 
 
@@ -51,12 +57,18 @@ class Field:
     @property
     def record_bytes(self) -> int:
         """Bytes per item in the message to P1."""
-        return 0 if self.kind is Kind.MASK else ring.packed_bytes(self.count * self.entries, self.bits)
+        if self.kind is Kind.BITS:
+            return self.bits * planes.width(self.count)
+        if self.kind in (Kind.DEALT, Kind.TABLE):
+            return ring.packed_bytes(self.count * self.entries, self.bits)
+        return 0
 
     def stream_bytes(self, party: PartyId) -> int:
-        """Bytes per item in this party's key stream."""
-        expands = self.kind is Kind.MASK or (self.kind is Kind.DEALT and party is PartyId.P0)
-        return ring.packed_bytes(self.count, self.bits) if expands else 0
+        """Bytes per item in this role's key stream: whole words and planes, ready for use as they come."""
+        if self.kind not in _EXPANDS[party]:
+            return 0
+        plain = self.kind in (Kind.BITS, Kind.DEALER)
+        return self.bits * planes.width(self.count) if plain else self.count * ring.word(self.bits).itemsize
 
     @property
     def lanes(self) -> int:
@@ -69,6 +81,11 @@ class Field:
         return -(-self.entries // self.lanes) if self.kind is Kind.TABLE else 0
 
 
+_EXPANDS = {
+    PartyId.P0: (Kind.MASK, Kind.DEALT, Kind.BITS),
+    PartyId.P1: (Kind.MASK, Kind.OWN),
+    PartyId.DEALER: (Kind.DEALER,),
+}
 FieldKey = tuple[str, str]
 
 
@@ -78,9 +95,9 @@ class Layout:
     def __init__(self, fields: Mapping[str, Sequence[Field]]) -> None:
         self.fields: dict[FieldKey, Field] = {}
         self.record_at: dict[FieldKey, int] = {}
-        self.stream_at: dict[PartyId, dict[FieldKey, int]] = {PartyId.P0: {}, PartyId.P1: {}}
+        self.stream_at: dict[PartyId, dict[FieldKey, int]] = {p: {} for p in _EXPANDS}
         self.table_at: dict[FieldKey, int] = {}
-        record, stream, table = 0, {PartyId.P0: 0, PartyId.P1: 0}, 0
+        record, stream, table = 0, dict.fromkeys(_EXPANDS, 0), 0
         for step, declared in fields.items():
             for f in declared:
                 key = (step, f.name)
@@ -89,7 +106,7 @@ class Layout:
                 table += f.count * f.table_blocks
                 for p in stream:
                     self.stream_at[p][key] = stream[p]
-                    stream[p] += f.stream_bytes(p)
+                    stream[p] += -(-f.stream_bytes(p) // prg.BLOCK) * prg.BLOCK  # words begin at whole blocks
         self.record_bytes, self.table_blocks = record, table
         self.stream_blocks = {p: max(1, -(-size // prg.BLOCK)) for p, size in stream.items()}
 
@@ -120,11 +137,31 @@ class PartyKeys(prg.Secret):
         return cls(prg.Key(raw[: prg.KEY_BYTES]), tables)
 
 
+def epoch_keys(secret: bytes | None = None) -> dict[PartyId, PartyKeys]:
+    """Keys of P0, of P1 and of the dealer itself: fresh, or those of an epoch's secret (their bytes in this order)."""
+    if secret is None:
+        return {party: PartyKeys.fresh(party) for party in _EXPANDS}
+    out, at = {}, 0
+    for party in _EXPANDS:
+        size = prg.KEY_BYTES * (2 if party is PartyId.P0 else 1)
+        out[party] = PartyKeys.receive(party, secret[at : at + size])
+        at += size
+    if at != len(secret):
+        raise Misuse(f"the secret of an epoch has {at} bytes, not {len(secret)}")
+    return out
+
+
 class PartyMaterial(prg.Secret):
     """One party's material for items ``first .. first+n-1``; every field is read at most once."""
 
     def __init__(
-        self, layout: Layout, party: PartyId, stream: np.ndarray, tables: prg.Key | None, first: int, corrections: bytes
+        self,
+        layout: Layout,
+        party: PartyId,
+        stream: np.ndarray,
+        tables: prg.Key | None,
+        first: int,
+        corrections: bytes | bytearray | memoryview,
     ) -> None:
         self._layout, self._party, self._stream, self._tables = layout, party, stream, tables
         self._first, self.n = first, stream.shape[0]
@@ -135,7 +172,7 @@ class PartyMaterial(prg.Secret):
                 f"{self.n} items for {party} take {want} dealt bytes, but {len(corrections)} are there; "
                 "the dealer runs another program, or has not delivered yet"
             )
-        self._record = np.frombuffer(corrections, np.uint8).reshape(self.n, -1) if want else None
+        self._record = prg.writable(corrections).reshape(self.n, -1) if want else None
 
     def _key(self, step: str, name: str) -> tuple[FieldKey, Field]:
         key = (step, name)
@@ -145,16 +182,15 @@ class PartyMaterial(prg.Secret):
         return key, self._layout.fields[key]
 
     def take(self, step: str, name: str) -> Tensor:
-        """This party's share of a MASK or DEALT field: ``(n, count)`` in the word of ``bits``."""
+        """This party's share of a field: words ``(n, count)``; of BITS: planes ``(bits, n * width(count))``."""
         key, f = self._key(step, name)
-        if f.kind is Kind.DEALT and self._party is PartyId.P1:
-            raw, at, size = self._record, self._layout.record_at[key], f.record_bytes
+        if f.kind in (Kind.DEALT, Kind.BITS) and self._party is PartyId.P1:
+            raw, at = self._record, self._layout.record_at[key]
+            if f.kind is Kind.DEALT and raw is not None and self.n:
+                return ring.unpack(raw[:, at : at + f.record_bytes], f.bits, f.count)
         else:
             raw, at = self._stream, self._layout.stream_at[self._party][key]
-            size = f.stream_bytes(self._party)
-        if raw is None or f.count == 0 or self.n == 0:
-            return torch.zeros((self.n, f.count), dtype=ring.word(f.bits))
-        return ring.unpack(raw[:, at : at + size], f.bits, f.count)
+        return as_planes(raw, at, f, self.n) if f.kind is Kind.BITS else as_words(raw, at, f, self.n)
 
     def read_table(self, step: str, name: str, index: Tensor) -> Tensor:
         """This party's share of one entry of each table, at the public ``index`` ``(n, count)``."""
@@ -174,6 +210,23 @@ class PartyMaterial(prg.Secret):
         lanes = blocks.view(np.int16 if f.lanes == 8 else np.int32)
         picked = np.take_along_axis(lanes, (j % f.lanes).reshape(-1, 1), 1)
         return torch.from_numpy(picked.reshape(self.n, f.count).astype(np.int16 if f.bits <= 16 else np.int32))
+
+
+def as_words(raw: np.ndarray | None, at: int, f: Field, n: int) -> Tensor:
+    """Words ``(n, count)`` that lie in every row of ``raw`` from byte ``at`` on; no copy of a single row."""
+    word = np.dtype(np.int16 if ring.word(f.bits) is torch.int16 else np.int32)
+    if raw is None or f.count == 0 or n == 0:
+        return torch.zeros((n, f.count), dtype=ring.word(f.bits))
+    return torch.from_numpy(np.ascontiguousarray(raw[:, at : at + f.count * word.itemsize]).view(word))
+
+
+def as_planes(raw: np.ndarray | None, at: int, f: Field, n: int) -> Tensor:
+    """Planes ``(bits, n * width)`` that lie in every row of ``raw`` from byte ``at`` on; no copy of a single row."""
+    size = planes.width(f.count)
+    if raw is None or f.count == 0 or n == 0:
+        return torch.zeros((f.bits, n * size), dtype=torch.uint8)
+    rows = raw[:, at : at + f.bits * size].reshape(n, f.bits, size)
+    return torch.from_numpy(np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(f.bits, n * size))
 
 
 def table_positions(layout: Layout, key: FieldKey, first: int, n: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from protocols import api, ring
 from protocols.additive2.compare import MAX_TOP
 from protocols.additive2.dealing import KERNELS, Dealer, Ready, layout, prepare_party, run_step
-from protocols.additive2.linear import prepare_operands, share_operands
+from protocols.additive2.linear import check_part, prepare_operands, share_operands
 from protocols.additive2.material import PartyKeys
+from protocols.additive2.statement import security_statement
 from protocols.api import SecurityStatement, Step
 from protocols.cost import Cost
 from protocols.errors import Misuse
@@ -38,8 +39,9 @@ def _digest_operands(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -
 class AdditiveDealer(DealerRole):
     """One epoch of the dealer."""
 
-    def __init__(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> None:
-        self._dealer = Dealer(steps, _digest_operands(steps, stored))
+    def __init__(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor], epoch: bytes | None = None) -> None:
+        check_part(steps, PartyId.DEALER, stored)
+        self._dealer = Dealer(steps, _digest_operands(steps, stored), epoch)
 
     def keys_for(self, party: PartyId) -> bytes:
         """K_0 (two keys) or K_1."""
@@ -49,31 +51,29 @@ class AdditiveDealer(DealerRole):
         """Corrections, record after record."""
         return self._dealer.deal(first, n)
 
+    def expose_epoch(self) -> bytes:
+        """The keys of P0, of P1 and of the dealer itself."""
+        return self._dealer.expose_epoch()
+
 
 class AdditiveParty(PartyRole):
     """P0 or P1 with its share of the model."""
 
     def __init__(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> None:
+        check_part(steps, party, stored)
         self._steps, self._party, self._layout = list(steps), party, layout(steps)
         self._operands = _digest_operands(steps, stored)
         self._spent = Spent()
-        missing = [
-            f"{name}.{key}"
-            for name, step, _ in steps
-            if isinstance(step, api.Linear)
-            for key in ("masked", "share", "bias")
-            if f"{name}.{key}" not in self._operands
-        ]
-        if missing:
-            raise Misuse(
-                f"{party} lacks its part of the model: {', '.join(missing[:5])}; the bundle is of another program"
-            )
 
-    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes) -> Ready:
+    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> Ready:
         """Expand and pre-multiply. Raises :class:`Misuse` for an item that this party has prepared before."""
         own = PartyKeys.receive(self._party, keys)
         self._spent.claim(keys, first, n)
         return prepare_party(self._steps, self._layout, self._party, own, self._operands, first, n, corrections)
+
+    def unused_keys(self) -> bytes:
+        """Fresh, and thrown away."""
+        return PartyKeys.fresh(self._party).expose_for_sending()
 
     def run_step(self, ready: Ready, name: str, step: Step, x: Tensor) -> Steps[Tensor]:
         """One step online."""
@@ -88,15 +88,11 @@ class Additive2(Protocol):
     needs_dealer: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     clamp_headroom: ClassVar[int] = MAX_TOP
-    security: ClassVar[SecurityStatement] = SecurityStatement(
-        adversary="semi-honest, static, corrupts one of {server A, server B, dealer}",
-        learns={
-            "server A": "layer shapes, rings and shifts; nothing about weights, inputs or answers",
-            "server B": "layer shapes, rings and shifts; nothing about weights, inputs or answers",
-            "dealer": "layer shapes, rings, shifts and activation tables; no weight, no input, no traffic",
-            "client": "its answer, and the shapes of input and answer",
-        },
-    )
+    security: ClassVar[SecurityStatement] = security_statement(("shared",))
+
+    def statement(self, visibilities: Collection[str]) -> SecurityStatement:
+        """See :mod:`protocols.additive2.statement`."""
+        return security_statement(visibilities)
 
     def cost(self, step: Step, n: int) -> Cost:
         """As the step's kernel declares it."""
@@ -109,14 +105,16 @@ class Additive2(Protocol):
     def share_operands(
         self, name: str, step: Step, operands: Mapping[str, Tensor], rng: Random
     ) -> dict[PartyId, dict[str, Tensor]]:
-        """Weights are masked and shared; tables go to the dealer alone."""
+        """Weights as their visibility says; tables go to the dealer alone."""
         if isinstance(step, api.Linear):
             return share_operands(name, step, operands["weight"], operands["bias"], rng)
         return {PartyId.DEALER: {f"{name}.{key}": value for key, value in operands.items()}}
 
-    def dealer(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> AdditiveDealer:
-        """A new epoch."""
-        return AdditiveDealer(steps, stored)
+    def dealer(
+        self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor], epoch: bytes | None = None
+    ) -> AdditiveDealer:
+        """A new epoch, or one begun elsewhere."""
+        return AdditiveDealer(steps, stored, epoch)
 
     def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> AdditiveParty:
         """P0 or P1."""

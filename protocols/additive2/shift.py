@@ -14,11 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from protocols import api, ring
+from protocols import api, planes, ring
 from protocols.additive2 import compare
+from protocols.additive2.clamp import bit_words
 from protocols.additive2.kernel import Dealing, Kernel, Party
 from protocols.additive2.material import Field, Kind
-from protocols.cost import Cost, message
+from protocols.cost import Cost, message, plane_message
 from protocols.rounds import Steps
 
 Ready = dict[str, Tensor]
@@ -30,8 +31,7 @@ class ShiftKernel(Kernel[api.Shift]):
     """Result in the ring of ``ring - shift`` bits."""
 
     def _plan(self, step: api.Shift) -> compare.Plan:
-        # Only the borrow is asked for; the bits above it need no digit, so the plan's ring ends just above the shift.
-        return compare.plan(step.shift + 1, step.shift, 0, (), ("c",))
+        return compare.plan(step.ring, step.shift, 0, ("c",))
 
     def _by_table(self, step: api.Shift) -> bool:
         return step.shift <= TABLE_LIMIT
@@ -50,10 +50,10 @@ class ShiftKernel(Kernel[api.Shift]):
         """One exchange by table, three by digits, none when stochastic."""
         if step.rounding == "stochastic":
             return Cost()
-        count = n * step.count
         if self._by_table(step):
-            return message(count, step.ring)
-        return message(count, step.ring) + self._plan(step).online(n, step.count) + message(count, 1)
+            return message(n * step.count, step.ring)
+        digits = self._plan(step).online(n, step.count)
+        return plane_message(n, step.count, step.ring) + digits + plane_message(n, step.count, 1)
 
     def deal(self, step: api.Shift, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
         """The upper bits of rho, and the borrow over its lower bits."""
@@ -66,8 +66,8 @@ class ShiftKernel(Kernel[api.Shift]):
             low = rho & ((1 << step.shift) - 1)
             d.give_table(name, "borrow", (u < low.unsqueeze(-1)).to(torch.int32))
             return
-        masks = compare.deal(self._plan(step), name, rho, d)
-        d.give(name, "gamma", masks["c"])
+        mask = compare.deal(self._plan(step), name, d.mask(name, "rho"), d)
+        d.give(name, "gamma", bit_words(mask, d.n, step.count, ring.word(step.ring - step.shift)))
 
     def prepare(self, step: api.Shift, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
         """Read the material (the table is read online, at one entry)."""
@@ -75,8 +75,7 @@ class ShiftKernel(Kernel[api.Shift]):
             return {}
         ready = {key: p.material.take(name, key) for key in ("rho", "upper")}
         if not self._by_table(step):
-            ready |= compare.prepare(self._plan(step), name, p, step.count)
-            ready["gamma"] = p.material.take(name, "gamma")
+            ready |= {key: p.material.take(name, key) for key in ("planes", "gamma")}
         return ready
 
     def run(self, step: api.Shift, name: str, p: Party, ready: Ready, x: Tensor) -> Steps[Tensor]:
@@ -87,16 +86,18 @@ class ShiftKernel(Kernel[api.Shift]):
             yield from ()
             own = ring.unsigned(x, step.ring) >> step.shift
             return ring.to_word(own + int(p.first), t).reshape(p.n, *step.shape)
-        z_hat = yield from p.open(name, x + ready["rho"], step.ring)
-        wide = ring.unsigned(z_hat, step.ring)
-        v = ring.to_word(wide >> step.shift, t)
+        y = -ready["upper"]
         if self._by_table(step):
-            borrow = p.material.read_table(name, "borrow", wide & ((1 << step.shift) - 1))
+            z_hat = yield from p.open(name, x + ready["rho"], step.ring)
+            wide = ring.unsigned(z_hat, step.ring)
+            v = ring.to_word(wide >> step.shift, t)
+            y = y - p.material.read_table(name, "borrow", wide & ((1 << step.shift) - 1))
         else:
-            masked = yield from compare.run(self._plan(step), name, p, ready, z_hat)
-            opened = yield from p.open_bits(f"{name}.facts", masked, 1)
-            bit = (opened & 1).to(ring.word(t))
-            borrow = (1 - 2 * bit) * ready["gamma"]
-            borrow = borrow + bit if p.first else borrow
-        y = -ready["upper"] - borrow
+            share, rho = planes.level(x), planes.level(ready["rho"])
+            public, own = yield from compare.run(self._plan(step), name, p, ready["planes"], share, rho)
+            opened = yield from p.open_planes(f"{name}.facts", own)
+            bit = bit_words(opened, p.n, step.count, y.dtype)
+            v = planes.rows(planes.insert(public, 0, torch.zeros(len(share), dtype=y.dtype)), p.n, step.count)
+            y = y - (1 - 2 * bit) * ready["gamma"]
+            v = v - bit
         return (y + v if p.first else y).reshape(p.n, *step.shape)

@@ -10,13 +10,17 @@ two exchanges.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from protocols import api, ring
+from protocols import api, planes, ring
+from protocols.additive2 import compare
+from protocols.additive2.clamp import bit_words
 from protocols.additive2.kernel import Dealing, Kernel, Party
 from protocols.additive2.material import Field, Kind
-from protocols.cost import Cost, message
+from protocols.cost import Cost, message, plane_message
 from protocols.rounds import Steps
 
 Ready = dict[str, Tensor]
@@ -67,22 +71,23 @@ class FusedTableKernel(Kernel[api.FusedTable]):
         t = step.ring - step.shift
         return (
             Field("rho", Kind.MASK, step.count, step.ring),
-            Field("borrow", Kind.DEALT, step.count << step.shift, 1),
+            Field("borrow", Kind.BITS, step.count, 1 << step.shift),
+            Field("gamma", Kind.DEALER, step.count, 1),
             Field("table", Kind.TABLE, step.count, step.ring_out, 2 << t),
         )
 
     def online(self, step: api.FusedTable, n: int) -> Cost:
         """z^, then one bit."""
-        return message(n * step.count, step.ring) + message(n * step.count, 1)
+        return plane_message(n, step.count, step.ring) + plane_message(n, step.count, 1)
 
     def deal(self, step: api.FusedTable, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
         """G and U; entry 2v + e of the table is U[v][e]."""
         t = step.ring - step.shift
         rho = ring.unsigned(d.mask(name, "rho"), step.ring).to(torch.int64)
-        low, high = rho & ((1 << step.shift) - 1), rho >> step.shift
-        gamma = ring.unsigned(d.random.words(tuple(rho.shape), 1), 1).to(torch.int64)
-        borrow = (torch.arange(1 << step.shift) < low.unsqueeze(-1)).to(torch.int64) ^ gamma.unsqueeze(-1)
-        d.give_xor(name, "borrow", borrow.flatten(1))
+        mask = d.own(name, "gamma")
+        low = planes.extract(planes.level(d.mask(name, "rho")), 0, step.shift)
+        d.give_planes(name, "borrow", lambda first: _borrow_dealing(step.shift).run(low, mask, first))
+        high, gamma = rho >> step.shift, bit_words(mask, d.n, step.count, torch.int64)
         v, e = torch.arange(1 << t).repeat_interleave(2), torch.arange(2).repeat(1 << t)
         at = (v - high.unsqueeze(-1) - (e ^ gamma.unsqueeze(-1))) & ((1 << t) - 1)
         rows = ring.to_word(_rows(step, d.operands[f"{name}.table"]), step.ring_out)
@@ -90,16 +95,32 @@ class FusedTableKernel(Kernel[api.FusedTable]):
 
     def prepare(self, step: api.FusedTable, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
         """Read rho and the borrow table's share."""
-        g = p.material.take(name, "borrow").reshape(p.n, step.count, 1 << step.shift)
-        return {"rho": p.material.take(name, "rho"), "borrow": g}
+        return {key: p.material.take(name, key) for key in ("rho", "borrow")}
 
     def run(self, step: api.FusedTable, name: str, p: Party, ready: Ready, x: Tensor) -> Steps[Tensor]:
         """Open, read and open the borrow, read."""
-        share = ring.to_word(x.reshape(p.n, step.count), step.ring) + ready["rho"]
-        opened = yield from p.open(name, share, step.ring)
-        z_hat = ring.unsigned(opened, step.ring)
-        u = (z_hat & ((1 << step.shift) - 1)).to(torch.int64)
-        own = ready["borrow"].gather(2, u.unsqueeze(-1)).squeeze(-1)
-        e = (yield from p.open_bits(f"{name}.borrow", own, 1)) & 1
-        index = ((z_hat >> step.shift) << 1) + e
-        return p.material.read_table(name, "table", index).reshape(p.n, *step.shape)
+        share = planes.level(ring.to_word(x.reshape(p.n, step.count), step.ring))
+        own = planes.extract_sum(share, planes.level(ready["rho"]), step.ring)
+        other = yield from p.swap_planes(name, own)
+        first = _borrow_reading(step.ring, step.shift).run(own, other, ready["borrow"])
+        e = yield from p.open_planes(f"{name}.borrow", first[-1:])
+        # entry 2v + e: the opened bit is the lowest of the index
+        index = planes.insert(torch.cat([e, first[:-1]]), 0, torch.zeros(len(share), dtype=torch.int32))
+        return p.material.read_table(name, "table", planes.rows(index, p.n, step.count)).reshape(p.n, *step.shape)
+
+
+@cache
+def _borrow_dealing(shift: int) -> planes.Program:
+    """Planes of rho's low bits, gamma, P0's planes -> P1's: ``[j < rho] xor gamma`` for every j."""
+    b = planes.Builder()
+    table = compare.less(b, [b.load(0, i) for i in range(shift)])
+    masked = [b.xor(entry, b.load(1, 0)) for entry in table]
+    return b.finish([b.xor(entry, b.load(2, j)) for j, entry in enumerate(masked)])
+
+
+@cache
+def _borrow_reading(bits: int, shift: int) -> planes.Program:
+    """Both shares of z^, the dealt planes -> z^ above ``shift``, and this party's share of the masked borrow."""
+    b = planes.Builder()
+    z = [x for x in b.add([b.load(0, i) for i in range(bits)], [b.load(1, i) for i in range(bits)]) if x is not None]
+    return b.finish([*z[shift:], b.select([b.load(2, j) for j in range(1 << shift)], z[:shift])])

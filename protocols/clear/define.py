@@ -65,6 +65,12 @@ def _(step: api.Clamp, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
 
 
 @_define.register
+def _(step: api.Lift, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
+    above = (x.to(torch.int64) - step.low) & ((1 << step.bits) - 1)
+    return ring.to_word(step.low + above, step.ring_out)
+
+
+@_define.register
 def _(step: api.Sign, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
     return ring.to_word(torch.where(ring.centred(x, step.ring) >= 0, 1, -1), step.ring_out)
 

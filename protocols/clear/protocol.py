@@ -26,9 +26,13 @@ class ClearServer(PartyRole):
             step, _, operand = key.rpartition(".")
             self._operands.setdefault(step, {})[operand] = value
 
-    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes) -> None:
+    def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> None:
         """Nothing to prepare."""
         return
+
+    def unused_keys(self) -> bytes:
+        """There are none."""
+        return b""
 
     def run_step(self, ready: None, name: str, step: Step, x: Tensor) -> Steps[Tensor]:
         """The definition itself."""

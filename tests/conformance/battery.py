@@ -31,8 +31,9 @@ class Outcome:
 
 def named(step: api.Step, ring_in: int) -> list[NamedStep]:
     """The step as a program of its own; a linear step gets the opening it needs."""
-    if isinstance(step, api.Linear):
-        return [("x/open", api.Open(step.map.in_shape, ring_in), ("x",)), ("s", step, ("x/open",))]
+    if isinstance(step, api.Linear) and step.opened_to is not None:
+        opening = api.Open(step.map.in_shape, ring_in, step.opened_to)
+        return [("x/open", opening, ("x",)), ("s", step, ("x/open",))]
     return [("s", step, ("x",))]
 
 
@@ -89,7 +90,8 @@ def check_cost(out: Outcome) -> None:
     """Exchanges, online bits of each party and dealt bits are as declared."""
     assert out.dealt * 8 == out.cost.dealt_bits
     for party, sent in out.log.sent_bytes.items():
-        assert sent * 8 == out.cost.online_bits, f"{party} sent {sent * 8} bits, {out.cost.online_bits} were declared"
+        declared = out.cost.sent_bytes(party)
+        assert sent == declared, f"{party} sent {sent} bytes, {declared} were declared"
         assert out.log.exchanges[party] == out.cost.exchanges
 
 

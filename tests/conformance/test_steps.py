@@ -100,18 +100,20 @@ MAPS: list[tuple[LinearMap, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize("ring", RINGS)
-def test_linear_maps_equal_their_definition(protocol: str, ring: int) -> None:
+@pytest.mark.parametrize("visibility", api.VISIBILITIES)
+def test_linear_maps_equal_their_definition(protocol: str, visibility: str, ring: int) -> None:
     for m, bias in MAPS:
         operands = {"weight": values(ring, m.weight_shape, 1), "bias": values(ring, bias, 2)}
         for n in BATCHES:
-            step = api.Linear(m.out_shape, ring, m)
+            step = api.Linear(m.out_shape, ring, m, visibility)
             check(protocol, step, values(ring, (n, *m.in_shape)), ring, ring, operands)
 
 
-def test_a_value_opened_in_a_wider_ring_serves_a_narrower_map(protocol: str) -> None:
+@pytest.mark.parametrize("visibility", api.VISIBILITIES)
+def test_a_value_in_a_wider_ring_serves_a_narrower_map(protocol: str, visibility: str) -> None:
     m = DenseMap(3, 4)
     operands = {"weight": values(9, (3, 4)), "bias": values(9, (3,))}
-    out = run(protocol, api.Linear((3,), 11, m), values(20, (2, 4)), 20, 11, operands)
+    out = run(protocol, api.Linear((3,), 11, m, visibility), values(20, (2, 4)), 20, 11, operands)
     assert torch.equal(out.got, out.want)
 
 
@@ -140,7 +142,8 @@ def test_any_convolution_equals_its_definition(protocol: str, data: st.DataObjec
     ring = data.draw(st.integers(4, 32))
     operands = {"weight": values(ring, m.weight_shape, 3), "bias": values(ring, (m.outputs, 1, 1), 4)}
     x = values(ring, (data.draw(st.integers(0, 3)), *m.in_shape), 5)
-    check(protocol, api.Linear(m.out_shape, ring, m), x, ring, ring, operands)
+    step = api.Linear(m.out_shape, ring, m, data.draw(st.sampled_from(api.VISIBILITIES), "visibility"))
+    check(protocol, step, x, ring, ring, operands)
 
 
 def test_stochastic_shift_is_the_floor_or_one_more(protocol: str) -> None:

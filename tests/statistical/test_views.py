@@ -29,6 +29,9 @@ TABLE = {"table": torch.arange(16).reshape(1, 16) * 1000}
 CASES: list[tuple[api.Step, int, dict[str, Tensor] | None]] = [
     (api.Clamp((N,), 18, 8, 6, 0, 16), 18, None),
     (api.Clamp((N,), 12, 0, 11, 0, 16), 12, None),
+    (api.QuickClamp((N,), 18, 8, 6, 0, 16), 18, None),
+    (api.QuickClamp((N,), 20, 12, 7, 0, 16), 20, None),
+    (api.Lift((N,), 8, -64, 16), 8, None),
     (api.Shift((N,), 16, 8), 16, None),
     (api.Shift((N,), 24, 12), 24, None),
     (api.Sign((N,), 16, 16), 16, None),

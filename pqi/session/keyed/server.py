@@ -19,6 +19,7 @@ import safetensors.torch
 from pqi.net.channel import Channel
 from pqi.net.errors import WrongPeer
 from pqi.net.frames import GIB
+from pqi.net.link import NONE, Link
 from pqi.net.listener import Listener
 from pqi.net.tls import context
 from pqi.session.bundle import Address, KeyedServerBundle
@@ -41,7 +42,8 @@ class KeyedOptions:
     workers: processes that compute (None: one per core). max_batch: inputs in one query (None: what the program can
     hold). query_bytes: question and answer of one query. clients: whose evaluation keys are kept at one time, in the
     server and in each worker; of more clients than that, the one longest idle sends its keys again. part_seconds: the
-    most that one part of a query may take.
+    most that one part of a query may take. link: what to emulate of a network, for measurements; the client must be
+    told the same.
     """
 
     workers: int | None = None
@@ -51,6 +53,7 @@ class KeyedOptions:
     part_seconds: float = 600.0
     max_links: int = 128
     patience: Patience = field(default_factory=Patience)
+    link: Link = NONE
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_batch", "query_bytes", "clients", "part_seconds", "max_links"):
@@ -101,6 +104,7 @@ class KeyedServer(Port):
                 self._serve,
                 timeout=self.patience.step,
                 max_links=self._options.max_links,
+                link=self._options.link,
             )
         except BaseException:
             self.workers.stop()

@@ -15,7 +15,20 @@ from typer.testing import CliRunner, Result
 
 from pqi.cli.app import app
 
-COMMANDS = ("demo", "quantize", "polynomial", "tune", "inspect", "split", "keys", "serve", "deal", "predict", "bench")
+COMMANDS = (
+    "demo",
+    "quantize",
+    "polynomial",
+    "tune",
+    "inspect",
+    "split",
+    "keys",
+    "serve",
+    "deal",
+    "status",
+    "predict",
+    "bench",
+)
 
 
 def pqi(*arguments: object) -> Result:

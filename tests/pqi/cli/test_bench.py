@@ -19,7 +19,7 @@ def test_a_model_s_file_is_measured_and_all_is_written_down(model_file: Path, tm
     result = pqi(
         "bench", model_file, "--data", tmp_path / "x.npz", "--float", "tests.pqi.cli.conftest:small_net",
         "--protocol", "additive2", "--protocol", "paillier", "--batch", 4, "--samples", 8,
-        "--json", tmp_path / "b.json", "--html", tmp_path / "b.html",
+        "--link", "none", "--json", tmp_path / "b.json", "--html", tmp_path / "b.html",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     facts = json.loads((tmp_path / "b.json").read_text())
@@ -29,6 +29,11 @@ def test_a_model_s_file_is_measured_and_all_is_written_down(model_file: Path, tm
     cost = package.compile(package.load(model_file)).cost(4)
     assert sum(run["offline_bytes"].values()) == cost.dealt_bytes and run["exchanges"] == cost.exchanges
     assert "additive2" in facts["refused"]["paillier"]
+    layers = run["layers"]
+    assert sum(layer["sent_bytes"] for layer in layers) == cost.online_bytes
+    assert sum(layer["dealt_bytes"] for layer in layers) == cost.dealt_bytes
+    assert all(layer["deal_seconds"] > 0 for layer in layers) and "layer by layer" in result.stdout
+    assert run["online_to_float32"] > 0 and facts["size"]["macs"] > 0
     assert "paillier does not serve it" in result.stdout and "Who learns what" in result.stdout
     assert max(len(line) for line in result.stdout.splitlines()) <= 100
     assert "<svg" in (tmp_path / "b.html").read_text()
@@ -38,7 +43,7 @@ def test_the_fields_of_a_run_are_those_of_the_demonstration(model: package.Integ
     from pqi.measure.subject import subject_of
     from tests.pqi.cli.test_demo import KEYS
 
-    made = bench.measure(subject_of("m", model, small_net(), samples(2), None, 2), ("clear",), samples=1)
+    made = bench.measure(subject_of("m", model, small_net(), samples(2), None, 2), bench.Wish(("clear",), samples=1))
     assert set(made.to_json()["runs"][0]) >= KEYS
 
 
@@ -49,6 +54,8 @@ def test_the_fields_of_a_run_are_those_of_the_demonstration(model: package.Integ
         (["breast-cancer", "--data", "x.npz"], 1, "brings its own data"),
         (["breast-cancer", "--protocol", "magic"], 2, "there is no protocol 'magic'"),
         (["breast-cancer", "--html", "nowhere/b.html"], 2, "there is no folder"),
+        (["resnet20", "--bits", "4x4"], 2, "such as 4/4"),
+        (["mlp", "--link", "dsl"], 2, "'none', 'lan', 'wan'"),
         (["breast-cancer", "--batch", "0"], 2, "than or equal to 1"),
     ],
 )
@@ -59,6 +66,12 @@ def test_a_wrong_wish_is_refused_before_the_work(
     result = pqi("bench", *arguments)
     assert result.exit_code == status
     assert words in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_file_has_its_own_rings(model_file: Path) -> None:
+    result = pqi("bench", model_file, "--rings", "calibrated")
+    assert result.exit_code == 1
+    assert "has the rings that it was made with" in result.stderr.replace("\n", " ")
 
 
 def test_a_network_that_no_protocol_served_is_no_success(model_file: Path) -> None:

@@ -14,14 +14,14 @@ import torch
 from measurekit import FEATURES, KEYED, TRUTH, bench_of, linear, rows, run_of, subject
 
 import pqi
-from pqi.measure import bench, problems
+from pqi.measure import bench, folder, problems
 from pqi.measure.errors import MeasureError
 from pqi.measure.html import page, write_html
-from pqi.measure.plain import decisions, measure_accuracy, measure_plain, right
-from pqi.measure.private import _as_declared, _equal, _Reply
+from pqi.measure.plain import Beside, decisions, measure_accuracy, measure_plain, right
 from pqi.measure.rows import lines, size
-from pqi.measure.spread import Spread, timed
-from pqi.measure.subject import subject_of
+from pqi.measure.spread import Spread
+from pqi.measure.subject import Subject, subject_of
+from pqi.measure.truth import Reply, as_declared, compare, equal
 from pqi.program.keyed import compile_keyed
 from pqi.session.client import Answer
 from pqi.session.ledger import Ledger, OwnLedger, PartyLedger
@@ -32,10 +32,16 @@ def test_a_spread_is_the_median_between_the_least_and_the_largest() -> None:
     assert Spread.of([4.0]) == Spread(4.0, 4.0, 4.0, 1)
 
 
-def test_work_is_warmed_up_once_and_then_timed_as_often_as_asked() -> None:
-    calls: list[int] = []
-    assert timed(lambda: calls.append(1), 5).runs == 5
-    assert len(calls) == 6
+def test_samples_without_privacy_are_taken_whenever_they_are_asked_for() -> None:
+    beside = Beside(subject(), 4, ("integer",))
+    assert beside.plain().batch == 4
+    before = beside.plain()
+    beside.sample()
+    after = beside.plain()
+    assert before.float32_seconds is not None and after.float32_seconds is not None
+    assert after.float32_two_threads is not None
+    assert after.float32_seconds.runs > before.float32_seconds.runs
+    assert set(Beside(replace(subject(), floating=None), 4, ()).plain().integer_seconds) == set()
 
 
 def test_a_decision_is_the_largest_class_or_the_sign_of_a_single_output() -> None:
@@ -74,11 +80,23 @@ def test_a_model_alone_is_asked_about_random_inputs_within_its_range() -> None:
     assert measure_accuracy(made).to_json() == {"float": None, "integer": {"integer": None}}
 
 
+def made_model() -> pqi.IntegerModel:
+    model = subject().integer
+    assert model is not None
+    return model
+
+
+def with_bits(made: Subject) -> Subject:
+    """The subject, which can be made with other bits."""
+    return replace(made, made=lambda w, a, rings: pqi.quantize(linear(), rows(100), w, a, rings=rings))
+
+
 @pytest.mark.slow
 def test_every_protocol_that_serves_a_model_is_measured_and_the_others_say_why() -> None:
     pytest.importorskip("phe")
     said: list[str] = []
-    made = bench.measure(subject(), ("clear", "additive2", "paillier"), (1, 3), 6, say=said.append)
+    wish = bench.Wish(("clear", "additive2", "paillier"), (1, 3), 6, recipes=[(4, 3)])
+    made = bench.measure(with_bits(subject()), wish, said.append)
     assert made.held
     assert [(run.protocol, run.asked.batch, run.asked.queries) for run in made.runs] == [
         (protocol, *size) for protocol in ("clear", "additive2", "paillier") for size in ((1, 6), (3, 2))
@@ -88,6 +106,15 @@ def test_every_protocol_that_serves_a_model_is_measured_and_the_others_say_why()
         assert run.truth.as_declared
         assert run.figures.seconds["whole"].runs == run.asked.queries
         assert run.figures.seconds["server"].median <= run.figures.seconds["whole"].high
+        assert made.beside(run).float32_two_threads is not None
+    shared = made.runs[2]
+    assert shared.figures.seconds["total"].runs == 3 and shared.figures.seconds["deal"].runs == 3
+    program = pqi.compile(made_model(), "additive2")
+    assert sum(layer.sent for layer in shared.layers) == program.cost(1).online_bytes
+    assert all(layer.as_declared and layer.offline is not None for layer in shared.layers)
+    assert made.runs[3].offline is None and made.runs[3].layers  # profiled in the first batch size only
+    assert [point.bits for point in made.points] == ["", "4/3"]
+    assert made.points[0].online_bytes == program.cost(1).online_bytes
     paillier = made.runs[-1]
     cost = compile_keyed(subject().model("paillier"), "paillier").cost(3)
     assert (paillier.figures.keys_bytes, paillier.figures.question_bytes) == (cost.keys, cost.question)
@@ -97,11 +124,19 @@ def test_every_protocol_that_serves_a_model_is_measured_and_the_others_say_why()
     assert said[0] == "without privacy"
 
 
+@pytest.mark.slow
+def test_servers_that_send_different_amounts_are_each_held_to_their_own() -> None:
+    made = bench.measure(subject(), bench.Wish(("additive2",), samples=2, weights="owned"))
+    (run,) = made.runs
+    assert made.held and run.figures.online_bytes["server_a"] < run.figures.online_bytes["server_b"]
+    assert made.to_json()["runs"][0]["weights"] == "owned"
+
+
 def test_a_protocol_that_cannot_serve_a_network_is_listed_with_its_reason() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     model = pqi.quantize(net, rows(50), input_range=(-1.0, 1.0))
     pytest.importorskip("phe")
-    made = bench.measure(subject_of("m.pqi", model, net, rows(4), None, 4), ("paillier",))
+    made = bench.measure(subject_of("m.pqi", model, net, rows(4), None, 4), bench.Wish(("paillier",)))
     assert not made.runs
     assert "additive2" in made.refused["paillier"]
 
@@ -145,9 +180,26 @@ def answer(values: list[int], **changes: object) -> Answer:
 
 def test_one_integer_that_differs_is_counted() -> None:
     reference = torch.tensor([[1], [2], [3], [4]])
-    assert _equal([answer([1, 2]), answer([3, 4])], reference) == 1.0
-    assert _equal([answer([1, 2]), answer([3, 5])], reference) == 0.75
-    assert _equal([answer([1, 2]), answer([3, 4], integers=None)], reference) is None
+    assert equal([answer([1, 2]), answer([3, 4])], reference) == 1.0
+    assert equal([answer([1, 2]), answer([3, 5])], reference) == 0.75
+    assert equal([answer([1, 2]), answer([3, 4], integers=None)], reference) is None
+
+
+def test_each_answer_is_compared_with_the_model_s_to_the_same_input_wherever_it_lay() -> None:
+    made, model = subject(), made_model()
+    program = pqi.compile(model, "clear")
+    values = torch.as_tensor(model.integers(model.encode(made.x, "silent")))
+
+    def reply(at: int, n: int, wrong: int = 0) -> Reply:
+        integers = values[[k % len(values) for k in range(at, at + n)]].clone()
+        integers[0, 0] += wrong
+        party = PartyLedger("server_a", 1, 0.0, 0.0, 0, 0.1, 0, 0, 0, 0, 0, 0, 1)
+        ledger = Ledger({"server_a": party}, n, 1, 0.1)
+        return Reply(Answer(integers.double().numpy() * model.output_scale, integers, ledger), 0.1, (n,), at)
+
+    held = compare(made, model, program, [reply(0, 3), reply(18, 4), reply(1, 2)])
+    assert held.held and held.equal == held.accuracy == held.same_decisions == 1.0
+    assert compare(made, model, program, [reply(0, 3), reply(18, 5, wrong=1)]).equal == 7 / 8
 
 
 def test_one_byte_that_was_not_declared_is_noticed() -> None:
@@ -155,14 +207,14 @@ def test_one_byte_that_was_not_declared_is_noticed() -> None:
     program = compile_keyed(subject().model("paillier"), "paillier")
     cost = program.cost(2)
 
-    def reply(question: int, keys: int) -> _Reply:
+    def reply(question: int, keys: int) -> Reply:
         party = PartyLedger("server_a", 1, 0.0, 0.0, 0, 0.1, 0, 0, 0, 0, question, cost.answer, 1)
-        return _Reply(answer([1, 2], ledger=Ledger({"server_a": party}, 2, 1, 0.1, OwnLedger(keys))), 0.1, (2,))
+        return Reply(answer([1, 2], ledger=Ledger({"server_a": party}, 2, 1, 0.1, OwnLedger(keys))), 0.1, (2,))
 
-    assert _as_declared(program, reply(cost.question, cost.keys), True)
-    assert _as_declared(program, reply(cost.question, 0), False)
-    assert not _as_declared(program, reply(cost.question + 1, cost.keys), True)
-    assert not _as_declared(program, reply(cost.question, cost.keys), False)
+    assert as_declared(program, reply(cost.question, cost.keys), True)
+    assert as_declared(program, reply(cost.question, 0), False)
+    assert not as_declared(program, reply(cost.question + 1, cost.keys), True)
+    assert not as_declared(program, reply(cost.question, cost.keys), False)
 
 
 def test_the_page_holds_figures_pictures_refusals_and_who_learns_what(tmp_path: Path) -> None:
@@ -170,7 +222,7 @@ def test_the_page_holds_figures_pictures_refusals_and_who_learns_what(tmp_path: 
     made = bench_of(run_of("additive2"), run_of("bfv", KEYED, batch=8), refused={"paillier": "<no> affine map"})
     write_html(tmp_path / "b.html", made)
     text = (tmp_path / "b.html").read_text()
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3  # seconds, bytes, and how they change with the batch
     for words in (
         "some &lt;net&gt;",
         "&lt;no&gt; affine map",
@@ -215,11 +267,11 @@ def test_mnist_s_format_is_read_and_damage_is_noticed(tmp_path: Path) -> None:
     path, data = tmp_path / "x.gz", np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     header = bytes([0, 0, 8, 3]) + struct.pack(">3I", *data.shape)
     path.write_bytes(gzip.compress(header + data.tobytes()))
-    assert np.array_equal(problems._idx(path), data)
+    assert np.array_equal(folder.idx(path), data)
     for damaged in (gzip.compress(header + data.tobytes()[:-1]), gzip.compress(b"\0\0"), b"no archive at all"):
         path.write_bytes(damaged)
         with pytest.raises(MeasureError, match="not one of MNIST's files"):
-            problems._idx(path)
+            folder.idx(path)
 
 
 def test_breast_cancer_is_one_affine_map_that_decides_as_well_as_the_float_network() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pqi.net.channel import Channel
 from pqi.net.frames import Limits
+from pqi.net.link import NONE, Link
 from pqi.net.tls import TlsFiles, context, dial, secure
 
 ROLES = ("server_a", "server_b", "dealer", "client")
@@ -20,7 +21,7 @@ def files(directory: Path, role: str) -> TlsFiles:
 
 
 def connect(
-    dialler: TlsFiles, acceptor: TlsFiles, expected: str, timeout: float = 5.0
+    dialler: TlsFiles, acceptor: TlsFiles, expected: str, timeout: float = 5.0, link: Link = NONE
 ) -> tuple[Channel | Exception, Channel | Exception]:
     """One TLS connection over loopback; what either end got, a channel or its error."""
     got: list[Channel | Exception] = []
@@ -39,6 +40,7 @@ def connect(
                             timeout=timeout,
                         ),
                         Limits(binary=1 << 28),
+                        link,
                     )
                 )
             except Exception as error:
@@ -49,9 +51,8 @@ def connect(
         near: Channel | Exception
         try:
             address = server.getsockname()[:2]
-            near = Channel(
-                *dial(address, context(dialler, server_side=False), expected, timeout), Limits(binary=1 << 28)
-            )
+            secured = dial(address, context(dialler, server_side=False), expected, timeout, link)
+            near = Channel(*secured, Limits(binary=1 << 28), link)
         except Exception as error:
             near = error
         thread.join()

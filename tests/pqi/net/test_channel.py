@@ -19,7 +19,8 @@ def raw(channel: Channel, data: bytes) -> None:
     sent = 0
     while sent < len(data):
         try:
-            sent += channel._sock.send(data[sent:])
+            sent += channel._sock.write(data[sent:])
+            channel._sock.flush()
         except OSError:
             select.select([], [channel._sock], [], 5)
 
@@ -201,7 +202,7 @@ def test_one_late_channel_of_several_is_named(pair: Pair, keys: object) -> None:
 
 def test_small_messages_leave_without_delay(pair: Pair) -> None:
     for channel in pair:
-        assert channel._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert channel._sock.raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_no_representation_of_a_frame_shows_its_payload(pair: Pair) -> None:

@@ -213,9 +213,9 @@ def test_unknown_choices_list_the_known_ones() -> None:
 
 
 def test_a_clamp_far_below_its_ring_is_done_in_stages() -> None:
-    steps = requantization(Demand((3,), 32, 4, 4, -2, 0, 12, headroom=6), "lan", "exact")
-    clamps = [s for _, s in steps if isinstance(s, api.Clamp)]
-    assert len(clamps) == len(steps) > 1
+    digits = requantization(Demand((3,), 32, 4, 4, -2, 0, 12, headroom=6), "exact")[0]
+    clamps = [s for s in digits.steps if isinstance(s, api.Clamp)]
+    assert len(clamps) == len(digits.actions) > 1
     assert clamps[0].shift == 4
     assert all(c.shift == 0 and c.ring == p.ring_out for p, c in pairwise(clamps))
     assert clamps[-1] == api.Clamp((3,), clamps[-2].ring_out, 0, 4, -2, 12)

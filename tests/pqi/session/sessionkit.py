@@ -52,10 +52,12 @@ def inputs(n: int, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(-12, 12, (n, FEATURES))
 
 
-def make_deployment(directory: Path, model: IntegerModel | None = None, protocol: str = "additive2") -> Path:
+def make_deployment(
+    directory: Path, model: IntegerModel | None = None, protocol: str = "additive2", weights: str = "shared"
+) -> Path:
     a, b = free_ports(2)
     where = {"server_a": f"127.0.0.1:{a}", "server_b": f"127.0.0.1:{b}"}
-    split(model or small_model(), directory, protocol=protocol, addresses=where)
+    split(model or small_model(), directory, protocol=protocol, addresses=where, weights=weights)
     return make_keys(directory)
 
 
@@ -80,8 +82,8 @@ class Deployment:
     def stop_server(self, role: str) -> None:
         self.servers.pop(role).stop()
 
-    def start_dealer(self) -> None:
-        service = DealerService(load_dealer(self.directory / "dealer"), QUICK)
+    def start_dealer(self, service: DealerService | None = None) -> None:
+        service = service or DealerService(load_dealer(self.directory / "dealer"), QUICK)
         self.stop_dealer = threading.Event()
         self.dealer = threading.Thread(target=service.run, args=(self.stop_dealer, self._note))
         self.dealer.start()

@@ -92,7 +92,8 @@ def test_bytes_that_are_not_tls_end_that_connection_only(running: Deployment, da
 def test_garbage_inside_tls_ends_that_connection_only(running: Deployment, data: bytes) -> None:
     for server in running.servers:
         with reach(running, server, "client") as channel:
-            channel._sock.send(data)
+            channel._sock.write(data)
+            channel._sock.flush()
             channel._sock.shutdown(socket.SHUT_WR)
             with pytest.raises(NetError):
                 channel.receive_control(10, "anything")

@@ -105,7 +105,8 @@ def test_a_length_that_is_none_is_refused(running: Deployment, length: Any) -> N
 def test_a_frame_of_keys_that_is_too_large_is_refused_from_its_header(running: Deployment) -> None:
     channel = introduced(running)
     channel.send_control({"kind": "keys", "query": 0, "length": KEYS}, 5, "keys")
-    channel._sock.send(b"PQIF\x01\x02\x00\x00\xff\xff\xff\xff")
+    channel._sock.write(b"PQIF\x01\x02\x00\x00\xff\xff\xff\xff")
+    channel._sock.flush()
     refused(channel, "a binary frame of 4294967295 bytes; the limit on this link is")
 
 
@@ -313,7 +314,8 @@ def test_bytes_that_are_no_protocol_end_that_connection_only(running: Deployment
     for data in (b"GET / HTTP/1.1\r\n\r\n", b"PQIF" + bytes(8), b"PQIF\x01\x01\x00"):
         secured = dial(running.server.address, context(files, server_side=False), "server_a", 5)
         with Channel(*secured, Limits(1 << 20, 1 << 20)) as channel:
-            channel._sock.send(data)
+            channel._sock.write(data)
+            channel._sock.flush()
             channel._sock.shutdown(1)
             with pytest.raises(NetError):
                 channel.receive_control(10, "anything")
