@@ -49,6 +49,7 @@ def _kernels() -> ModuleType:
 
 
 def _kind(bits: int) -> int:
+    """The kind of sums that products mod 2^bits take."""
     k = _kernels()
     kinds = {8: k.BYTES, 16: k.WORDS, 20: k.MIXED_WORDS, 24: k.BYTES_WORDS, 32: k.WORDS_WORDS}
     found: int = kinds[min(most for most in kinds if bits <= most)]
@@ -199,6 +200,7 @@ def dense(weight: Tensor, bits: int) -> UnitDense:
 
 
 def _width(what: int) -> int:
+    """Neighbouring channels in one tap of a plane."""
     k = _kernels()
     quads: bool = what in (k.QUADS, k.MIXED, k.HIGH_QUADS)
     return 4 if quads else 2

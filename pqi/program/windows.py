@@ -25,7 +25,7 @@ class Windows:
     padding_value: int
 
     def apply(self, x: Tensor, adds_constants: bool) -> Tensor:
-        """Cut the windows; a view where no padding is needed."""
+        """Cut the windows: a view, where no padding is needed and windows lie along one axis."""
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = self.kernel, self.stride, self.padding, self.dilation
         h, w = self.size
         below = max(0, (h - 1) * sh + dh * (kh - 1) + 1 - ph - x.shape[2])
@@ -34,4 +34,7 @@ class Windows:
             x = F.pad(x, (pw, right, ph, below), value=self.padding_value if adds_constants else 0)
         x = x.contiguous()
         a, b, c, d = x.stride()
+        if kh == 1 or kw == 1:
+            along = d * dw if kh == 1 else c * dh
+            return x.as_strided((*x.shape[:2], h, w, kh * kw), (a, b, c * sh, d * sw, along))
         return x.as_strided((*x.shape[:2], h, w, kh, kw), (a, b, c * sh, d * sw, c * dh, d * dw)).flatten(4)

@@ -20,7 +20,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -215,7 +216,12 @@ class ClientSession:
         """Run ``work`` in the worker and tell the client each second that this side lives, and at which step."""
         self._step = what
         future: Future[T] = self._worker.submit(work)
-        while not wait([future], self._core.patience.beat).done:
+        while True:
+            try:
+                return future.result(self._core.patience.beat)
+            except FuturesTimeout:
+                if future.done():  # the work's own
+                    raise
             try:
                 beat = {"kind": "working", "step": self._step[:200]}
                 self._client.send_control(beat, self._core.patience.step, "a sign of life")
@@ -224,7 +230,6 @@ class ClientSession:
                 if self._peer is not None:
                     self._peer.abort()
                 raise
-        return future.result()
 
     def _ledger(self, meter: Meter, offline: Counted, online: float, received: int, sent: int) -> PartyLedger:
         counted = meter.to_json()

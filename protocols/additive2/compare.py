@@ -1,20 +1,21 @@
 """Comparison of a public number with a dealt secret, by digits, on bit planes.
 
 After ``z^ = z + rho mod 2^k`` has been opened, everything one wants to know about z is a comparison of public bits of
-z^ with bits of rho. Both are cut into digits of at most 6 bits. For digit j the dealer xor-shares two one-time tables
-over the digit's values, ``L_j[a] = [a < rho_j]`` and ``E_j[a] = [a = rho_j]``; reading them at z^'s public digit is a
-selection among planes and costs no exchange. Borrows out of the low bits are
+z^ with bits of rho. Both are cut into digits of at most 6 bits. For digit j the dealer xor-shares a one-time table over
+the digit's values, ``E_j[a] = [a = rho_j]``, from which ``L_j[a] = [a < rho_j]`` is the xor of all entries behind a;
+reading both at z^'s public digit is a selection among planes and costs no exchange. Borrows out of the low bits are
 
     B_J = [z^ mod 2^.. < rho mod 2^..] = xor_{j <= J} lt_j prod_{j < i <= J} eq_i.
 
-Of the top h bits, ``top(z) = top(z^) - top(rho) - w`` with w the borrow out of all bits below. With a = top(z^), a' its
-low h - 1 bits, ``E[a] = [a = top(rho)]`` and ``L[a'] = [a' < rho'] xor msb(rho)``:
+(of the lowest digit, L_0 is dealt). Of the top h bits, ``top(z) = top(z^) - top(rho) - w`` with w the borrow out of all
+bits below. With a = top(z^), a' its low h - 1 bits, ``E[a] = [a = top(rho)]`` and, from E in the same way,
+``L[a'] = [a' < rho'] xor msb(rho)``:
 
     in     [top(z) = 0]   = E[a] xor w (E[a] xor E[a - 1])
     nonneg [top(z) >= 0]  = 1 xor msb(a) xor L[a'] xor w (E[a] xor E[a + 2^(h-1)])
     high   [top(z) > 0]   = nonneg xor in
 
-so both tables serve at several public points. What stands in a product is opened under a mask of its own
+so one table serves at several public points. What stands in a product is opened under a mask of its own
 (:mod:`gf2`), one exchange for all of it; then the parties hold xor-shares of every requested predicate under a one-time
 mask each. Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``w``; ``in``; ``high``; ``nonneg``.
 """
@@ -22,7 +23,7 @@ mask each. Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``w``;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 from itertools import product as combinations
 
 from torch import Tensor
@@ -99,10 +100,9 @@ class Plan:
     @cached_property
     def tables(self) -> dict[str, tuple[int, int]]:
         """Name of each dealt table -> (its first plane, its entries)."""
-        sizes = {f"L{j}": 1 << w for j, w in enumerate(self.digits)}
-        sizes |= {f"E{j}": 1 << w for j, w in enumerate(self.digits) if j}
+        sizes = {f"E{j}" if j else "L0": 1 << w for j, w in enumerate(self.digits)}
         if self._reads_top:
-            sizes |= {"L": 1 << (self.top_bits - 1)} | ({"E": 1 << self.top_bits} if self.top_bits > 1 else {})
+            sizes |= {"E": 1 << self.top_bits} if self.top_bits > 1 else {"L": 1}
         out, at = {}, 0
         for name, entries in sizes.items():
             out[name] = (at, entries)
@@ -140,18 +140,13 @@ class Plan:
         b = Builder()
         out: list[int | None] = []
         at = 0
-        for w in self.digits:
-            rho = [b.load(0, at + i) for i in range(w)]
-            out += less(b, rho)
-            at += w
-        at = 0
         for j, w in enumerate(self.digits):
-            out += _equal(b, [b.load(0, at + i) for i in range(w)]) if j else []
+            rho = [b.load(0, at + i) for i in range(w)]
+            out += equal(b, rho) if j else less(b, rho)
             at += w
         if self._reads_top:
             top = [b.load(0, at + i) for i in range(self.top_bits)]
-            out += [b.xor(entry, top[-1]) for entry in less(b, top[:-1])]
-            out += _equal(b, top) if self.top_bits > 1 else []
+            out += equal(b, top) if self.top_bits > 1 else top
         count = len(self.opened)
         out += [b.load(1, count + i) for i in range(len(self.predicates))]
         masks = {variable: b.load(1, i) for i, variable in enumerate(self.opened)}
@@ -207,24 +202,31 @@ class Plan:
         """Shares of every variable: dealt tables at public digits."""
         out: dict[str, int | None] = {}
 
-        def table(name: str, index: list[int], flip: int | None = None) -> int | None:
+        def table(name: str) -> list[int | None]:
             first, entries = self.tables[name]
-            order = range(entries) if flip is None else [(i + flip) % entries for i in range(entries)]
-            return b.select([b.load(2, first + i) for i in order], index)
+            return [b.load(2, first + i) for i in range(entries)]
 
         at = 0
         for j, w in enumerate(self.digits):
-            out[f"lt{j}"] = table(f"L{j}", z[at : at + w])
+            index = z[at : at + w]
             if j:
-                out[f"eq{j}"] = table(f"E{j}", z[at : at + w])
+                entries = table(f"E{j}")
+                out |= {f"lt{j}": b.select(behind(b, entries), index), f"eq{j}": b.select(entries, index)}
+            else:
+                out["lt0"] = b.select(table("L0"), index)
             at += w
-        if self._reads_top:
-            top = z[at:]
-            out["sign"] = table("L", top[:-1])
-            if self.top_bits > 1:
-                here, before = table("E", top), table("E", top, -1)
-                across = table("E", top, 1 << (self.top_bits - 1))
-                out |= {"is": here, "is gate": b.xor(here, before), "sign gate": b.xor(here, across)}
+        top = z[at:]
+        if self._reads_top and self.top_bits > 1:
+            entries, half = table("E"), 1 << (self.top_bits - 1)
+            here = b.select(entries, top)
+            before = b.select([*entries[-1:], *entries[:-1]], top)
+            across = b.select([*entries[half:], *entries[:half]], top)
+            either = [b.xor(low, high) for low, high in zip(entries[:half], entries[half:], strict=True)]
+            negative = reduce(b.xor, entries[half:])
+            sign = b.xor(b.select(behind(b, either), top[:-1]), negative)
+            out |= {"is": here, "is gate": b.xor(here, before), "sign": sign, "sign gate": b.xor(here, across)}
+        elif self._reads_top:
+            out["sign"] = table("L")[0]
         return {i: out[name] for name, i in self.variables.items() if name in out}
 
 
@@ -238,13 +240,21 @@ def less(b: Builder, rho: list[int]) -> list[int | None]:
     return out
 
 
-def _equal(b: Builder, rho: list[int]) -> list[int | None]:
+def equal(b: Builder, rho: list[int]) -> list[int | None]:
     """``[a = rho]`` for every a."""
     out: list[int | None] = [b.ones()]
     for bit in rho:
         with_bit = [b.land(bit, entry) for entry in out]
         out = [*(b.xor(entry, t) for entry, t in zip(out, with_bit, strict=True)), *with_bit]
     return out
+
+
+def behind(b: Builder, entries: list[int | None]) -> list[int | None]:
+    """For every a the xor of all entries after the one at a."""
+    out: list[int | None] = [None]
+    for entry in reversed(entries[1:]):
+        out.append(b.xor(out[-1], entry))
+    return out[::-1]
 
 
 @cache
@@ -265,7 +275,7 @@ def plan(bits: int, shift: int, code: int, predicates: tuple[str, ...]) -> Plan:
 
 @cache
 def _cuts(bits: int) -> tuple[tuple[int, ...], ...]:
-    """Near-equal cuts of ``bits`` into digits, wider ones first: the lowest digit has one table, the others two."""
+    """Near-equal cuts of ``bits`` into digits, wider ones first."""
     out = []
     for parts in range(-(-bits // _WIDEST), MAX_DIGITS + 1):
         if parts and bits >= parts:

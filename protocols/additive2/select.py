@@ -101,11 +101,12 @@ class MaximumKernel(Kernel[api.Maximum]):
 
     def run(self, step: api.Maximum, name: str, p: Party, ready: list[Any], x: Tensor) -> Steps[Tensor]:
         """Halve the window until one value is left."""
-        x = ring.to_word(x.reshape(p.n, step.count, step.width), step.ring_out)
+        window = list(ring.to_word(x, step.ring_out).reshape(p.n, *step.shape, step.width).unbind(-1))
         for (part, kernel, sub), material in zip(self.parts(step), ready, strict=True):
-            pairs = x.shape[-1] // 2
-            a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-            difference = (a - b).flatten(1)
-            relu = yield from kernel.run(sub, f"{name}/{part}", p, material, difference)
-            x = torch.cat([b + relu.reshape(b.shape), rest], dim=-1)
-        return x.reshape(p.n, *step.shape)
+            pairs = len(window) // 2
+            left, right = window[:pairs], window[pairs : 2 * pairs]
+            differences = torch.stack([a - b for a, b in zip(left, right, strict=True)], 1)
+            relu = yield from kernel.run(sub, f"{name}/{part}", p, material, differences)
+            larger = relu.reshape(differences.shape).unbind(1)
+            window = [b + more for b, more in zip(right, larger, strict=True)] + window[2 * pairs :]
+        return window[0]

@@ -52,81 +52,101 @@ def _tile(typing, kind, rows, vectors, matrix, row, stride, places, columns, sta
     )  # fmt: skip
 
     def generate(context, builder, sig, values):
-        word, long = ir.IntType(32), ir.IntType(64)
-        vector = ir.VectorType(word, LANES)
-
-        def data(i):
-            return context.make_array(sig.args[i])(context, builder, values[i]).data
-
-        weights, where, source, target = data(3), data(6), data(7), data(12)
-        row0, step, first, n_high, n_low, up_by, to0, out_step = (values[i] for i in (4, 5, 8, 9, 10, 11, 13, 14))
-        step_type = ir.FunctionType(vector, [vector] * 3)
-        units = {
-            name: cgutils.get_or_insert_function(builder.module, step_type, f"llvm.x86.avx512.{name}.512")
-            for name in ("vpdpbusd", "vpdpwssd")
-        }
-        nothing, undefined = ir.Constant(vector, [0] * LANES), ir.Constant(vector, ir.Undefined)
-        sums = [[cgutils.alloca_once_value(builder, nothing) for _ in range(v_count)] for _ in range(r_count)]
-        starts = [
-            builder.gep(weights, [builder.mul(step, builder.add(row0, ir.Constant(long, r)))]) for r in range(r_count)
-        ]
-
-        def taps(unit, begin, end):
-            with cgutils.for_range_slice(builder, begin, end, ir.Constant(long, 1)) as (t, _):
-                at = builder.add(first, builder.sext(builder.load(builder.gep(where, [t])), long))
-                loaded = []
-                for v in range(v_count):
-                    place = builder.gep(source, [builder.add(at, ir.Constant(long, LANES * v))])
-                    loaded.append(builder.load(builder.bitcast(place, vector.as_pointer())))
-                    loaded[-1].align = 4
-                for r in range(r_count):
-                    weight = builder.load(builder.gep(starts[r], [t]))
-                    one = builder.insert_element(undefined, weight, ir.Constant(word, 0))
-                    everywhere = builder.shuffle_vector(one, undefined, nothing)
-                    for v in range(v_count):
-                        arguments = [builder.load(sums[r][v]), loaded[v], everywhere]
-                        builder.store(builder.call(units[unit], arguments), sums[r][v])
-
-        def each(change):
-            for r in range(r_count):
-                line = builder.add(to0, builder.mul(out_step, ir.Constant(long, r)))
-                for v in range(v_count):
-                    place = builder.gep(target, [builder.add(line, ir.Constant(long, LANES * v))])
-                    change(sums[r][v], builder.bitcast(place, vector.as_pointer()))
-
-        def write(held, place):
-            builder.store(builder.load(held), place).align = 4
-
-        def shift(held, place):
-            builder.store(builder.shl(builder.load(held), ups), held)
-
-        def negate(held, place):
-            builder.store(builder.sub(nothing, builder.load(held)), held)
-
-        def add_written(held, place):
-            written = builder.load(place)
-            written.align = 4
-            builder.store(builder.add(builder.load(held), written), held)
-
-        one_up = builder.insert_element(undefined, up_by, ir.Constant(word, 0))
-        ups = builder.shuffle_vector(one_up, undefined, nothing)
-        every, none = builder.add(n_high, n_low), ir.Constant(long, 0)
-        if what == MIXED_WORDS:
-            taps("vpdpwssd", n_high, every)
-            each(write)
-            each(negate)
-            taps("vpdpbusd", none, n_high)
-            each(shift)
-            each(add_written)
-        else:
-            if what in (BYTES_WORDS, WORDS_WORDS):
-                taps("vpdpbusd" if what == BYTES_WORDS else "vpdpwssd", none, n_high)
-                each(shift)
-            taps("vpdpbusd" if what == BYTES else "vpdpwssd", n_high, every)
-        each(write)
+        _Sums(context, builder, sig, values, r_count, v_count).compute(what)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+class _Sums:
+    """The code of one tile: its sums are variables of vectors, which the compiler keeps in registers."""
+
+    def __init__(self, context, builder, sig, values, rows, vectors):
+        def data(i):
+            return context.make_array(sig.args[i])(context, builder, values[i]).data
+
+        self.builder, self.word, self.long = builder, ir.IntType(32), ir.IntType(64)
+        self.vector = ir.VectorType(self.word, LANES)
+        self.nothing = ir.Constant(self.vector, [0] * LANES)
+        self.where, self.source = data(6), data(7)
+        row, stride, self.first, self.high, self.low, up, to, pitch = (values[i] for i in (4, 5, 8, 9, 10, 11, 13, 14))
+        self.up, weights, out = self._everywhere(up), data(3), data(12)
+        self.rows = [builder.gep(weights, [builder.mul(stride, builder.add(row, self._at(r)))]) for r in range(rows)]
+        self.sums = [[cgutils.alloca_once_value(builder, self.nothing) for _ in range(vectors)] for _ in range(rows)]
+        lines = [builder.add(to, builder.mul(pitch, self._at(r))) for r in range(rows)]
+        self.places = [
+            [self._vector(builder.gep(out, [builder.add(line, self._at(LANES * v))])) for v in range(vectors)]
+            for line in lines
+        ]
+
+    def compute(self, kind):
+        """All of it, by the kind of the sums."""
+        begin, middle = self._at(0), self.high
+        end = self.builder.add(self.high, self.low)
+        if kind == MIXED_WORDS:
+            self._taps("vpdpwssd", middle, end)
+            self._each(self._write)
+            self._each(lambda held, _: self._set(held, self.builder.sub(self.nothing, self._get(held))))
+            self._taps("vpdpbusd", begin, middle)
+            self._each(self._shift)
+            self._each(self._add_written)
+        else:
+            if kind in (BYTES_WORDS, WORDS_WORDS):
+                self._taps("vpdpbusd" if kind == BYTES_WORDS else "vpdpwssd", begin, middle)
+                self._each(self._shift)
+            self._taps("vpdpbusd" if kind == BYTES else "vpdpwssd", middle, end)
+        self._each(self._write)
+
+    def _taps(self, name, begin, end):
+        b = self.builder
+        unit_type = ir.FunctionType(self.vector, [self.vector] * 3)
+        unit = cgutils.get_or_insert_function(b.module, unit_type, f"llvm.x86.avx512.{name}.512")
+        with cgutils.for_range_slice(b, begin, end, self._at(1)) as (t, _):
+            at = b.add(self.first, b.sext(b.load(b.gep(self.where, [t])), self.long))
+            loaded = []
+            for v in range(len(self.sums[0])):
+                place = b.gep(self.source, [b.add(at, self._at(LANES * v))])
+                loaded.append(self._read(self._vector(place)))
+            for start, row in zip(self.rows, self.sums, strict=True):
+                weight = self._everywhere(b.load(b.gep(start, [t])))
+                for held, values in zip(row, loaded, strict=True):
+                    self._set(held, b.call(unit, [self._get(held), values, weight]))
+
+    def _each(self, change):
+        for row, places in zip(self.sums, self.places, strict=True):
+            for held, place in zip(row, places, strict=True):
+                change(held, place)
+
+    def _write(self, held, place):
+        self.builder.store(self._get(held), place).align = 4
+
+    def _shift(self, held, _):
+        self._set(held, self.builder.shl(self._get(held), self.up))
+
+    def _add_written(self, held, place):
+        self._set(held, self.builder.add(self._get(held), self._read(place)))
+
+    def _get(self, held):
+        return self.builder.load(held)
+
+    def _set(self, held, value):
+        self.builder.store(value, held)
+
+    def _read(self, place):
+        value = self.builder.load(place)
+        value.align = 4
+        return value
+
+    def _at(self, i):
+        return ir.Constant(self.long, i)
+
+    def _vector(self, pointer):
+        return self.builder.bitcast(pointer, self.vector.as_pointer())
+
+    def _everywhere(self, value):
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, value, ir.Constant(self.word, 0))
+        return self.builder.shuffle_vector(one, undefined, self.nothing)
 
 
 @cache

@@ -50,14 +50,16 @@ def test_an_array_with_gaps_is_refused_before_a_byte_leaves(pair: Pair) -> None:
     assert b.is_quiet()
 
 
-def test_a_received_payload_is_the_readers_own_and_read_only(pair: Pair) -> None:
+def test_a_received_payload_is_the_readers_own_to_keep_and_to_change(pair: Pair) -> None:
     a, b = pair
     a.send_binary(b"one", 5, "a message")
     first = b.receive(5, "a message").payload
     a.send_binary(b"two", 5, "a message")
     second = b.receive(5, "a message").payload
-    assert first.readonly
     assert (first, second) == (b"one", b"two")
+    first[:] = b"new"
+    a.send_binary(b"six", 5, "a message")
+    assert (b.receive(5, "a message").payload, first, second) == (b"six", b"new", b"two")
 
 
 def test_many_frames_that_arrive_at_once_are_taken_one_by_one(pair: Pair) -> None:

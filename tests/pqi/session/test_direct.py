@@ -25,6 +25,7 @@ from pqi.session.journal import audit, compare
 from pqi.session.local import local
 from pqi.session.owner import make_keys, split
 from pqi.session.server import ComputeServer, ServerOptions
+from protocols import api
 from protocols.rounds import PartyId
 
 OPTIONS = ServerOptions(max_batch=16, pool_items=40, patience=replace(QUICK, pool=30.0))
@@ -65,7 +66,9 @@ def test_bundles_of_owned_weights_hold_only_what_their_role_may_know(tmp_path: P
     layers = ("dense1", "dense2")
     assert set(tensors(tmp_path, "server_a")) == {f"{x}.{key}" for x in layers for key in ("weight", "bias")}
     assert set(tensors(tmp_path, "server_b")) == {f"{x}.masked" for x in layers}
-    assert set(tensors(tmp_path, "dealer")) == {f"{x}.mask" for x in layers}
+    steps = load_server(tmp_path / "server_a").program.steps
+    tables = {f"{name}.table" for name, step, _ in steps if isinstance(step, (api.Table, api.FusedTable))}
+    assert set(tensors(tmp_path, "dealer")) == {f"{x}.mask" for x in layers} | tables
     assert not list((tmp_path / "client").glob("*.safetensors"))
     weights = {name: node.op.weight for name, node in small_model().graph.by_name.items() if name in layers}
     for name, weight in weights.items():

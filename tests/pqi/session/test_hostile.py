@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import secrets
 import socket
 import threading
@@ -25,12 +26,13 @@ from pqi.net.errors import BadFrame, ConnectionLost, NetError, PeerReported, Wro
 from pqi.net.frames import FrameType, Limits, encode_control
 from pqi.net.hello import Hello, greet
 from pqi.net.tls import TlsFiles, context, dial
-from pqi.session.bundle import load_client, load_dealer
+from pqi.session.bundle import load_client, load_dealer, load_server
 from pqi.session.conversation import Conversation
 from pqi.session.errors import QueryFailed
 from pqi.session.journal import audit
 from pqi.session.material import new_id
 from pqi.session.server import ServerOptions
+from protocols import ring
 from protocols.rounds import PartyId
 
 OPTIONS = ServerOptions(max_batch=8, pool_items=24, max_links=24, patience=QUICK)
@@ -142,8 +144,10 @@ def two_links(running: Deployment, n: int) -> tuple[Channel, Channel]:
     return a, b
 
 
-@pytest.mark.parametrize("size", [0, 1, 11, 13, 100_000])
-def test_a_share_of_a_wrong_length_is_refused_by_both(running: Deployment, size: int) -> None:
+@pytest.mark.parametrize("wrong", [lambda _: 0, lambda _: 1, lambda n: n - 1, lambda n: n + 1, lambda _: 100_000])
+def test_a_share_of_a_wrong_length_is_refused_by_both(running: Deployment, wrong: Callable[[int], int]) -> None:
+    program = load_server(running.directory / "server_a").program
+    size = wrong(ring.packed_bytes(math.prod(program.input_shape), program.input_ring))
     a, b = two_links(running, 1)
     exchange([(a, FrameType.BINARY, bytes(size)), (b, FrameType.BINARY, bytes(size))], [], 5, "bad shares")
     refused(a, "server|bytes|message")

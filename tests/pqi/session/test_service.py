@@ -10,6 +10,7 @@ import pytest
 import torch
 from sessionkit import QUICK, Deployment, deployment, inputs, make_deployment, small_model
 
+import pqi.program
 import pqi.session.conversation
 import pqi.session.sharing
 from pqi.graph.errors import InputError, SaturationWarning
@@ -89,11 +90,12 @@ def test_a_batch_over_the_limit_goes_in_parts_and_tells_its_progress(running: De
 
 def test_a_query_is_bounded_in_dealt_bytes_too(tmp_path: Path) -> None:
     model, x = small_model(), inputs(5)
-    with deployment(tmp_path, options=ServerOptions(batch_bytes=1000, patience=QUICK)) as made, made.client() as client:
+    record = pqi.program.compile(model, "additive2").record_bytes
+    options = ServerOptions(batch_bytes=2 * record + 1, patience=QUICK)
+    with deployment(tmp_path, options=options) as made, made.client() as client:
         answer = client.predict(x)
-        record = load_server(tmp_path / "server_b").program.record_bytes
-        assert client.status()["server_b"]["max_batch"] == 1000 // record
-        assert answer.ledger.queries > 1
+        assert client.status()["server_b"]["max_batch"] == 2
+        assert answer.ledger.queries == 3
         assert torch.equal(answer.integers, model.integers(model.encode(x)))
 
 

@@ -179,7 +179,7 @@ def test_without_a_program_that_fits_the_best_reached_is_named(net: nn.Module) -
     with pytest.raises(
         NothingFits, match=r"within 0 points of float accuracy 100.00%.*loses \d.*standard error \d.*bytes"
     ):
-        pqi.tune(net, blobs(300, 1)[0], (x, y), accuracy_drop=0.0, standard_errors=10.0, minutes=None, evaluations=30)
+        pqi.tune(net, blobs(300, 1)[0], (x, y), accuracy_drop=0.0, standard_errors=10.0, minutes=None, evaluations=5)
 
 
 def bad(**changed: Any) -> dict[str, Any]:
