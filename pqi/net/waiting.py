@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 # A sleeping thread is woken in tens of microseconds, as long as a small exchange takes in all. So whoever waits for a
 # message looks again and again for this long before it sleeps; with a single core that would only delay the other side.
-SPIN_SECONDS = 50e-6 if (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) > 1 else 0.0
+SPIN_SECONDS = 50e-6 if (os.cpu_count() or 1) > 1 else 0.0
 
 # Whoever looks again lets others of the same core go first: one of them may be the one it waits for.
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)

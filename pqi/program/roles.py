@@ -66,7 +66,6 @@ class Dealer(Secret):
             raise Misuse("deal was called before new_epoch")
         return self._epoch.deal(first_item, n)
 
-
     def rehearse(self) -> None:
         """Deal one item of an epoch that nobody will use: what is compiled or tabulated once is ready afterwards."""
         self._program.backend.dealer(self._program.steps, self._tensors).deal(0, 1)
