@@ -74,7 +74,8 @@ class Dealing(prg.Secret):
     ) -> None:
         self._layout, self._keys, self._streams, self._first = layout, keys, streams, first
         self.n = streams[PartyId.P0].shape[0]
-        self.record = np.empty((self.n, layout.record_bytes), np.uint8)
+        # zeros: whatever a step left unwritten must not be what this process had in its memory
+        self.record = np.zeros((self.n, layout.record_bytes), np.uint8)
         self.masks: dict[str, Tensor] = {}
         self.operands: Mapping[str, Any] = {}
 

@@ -4,18 +4,20 @@ They are used where they can be (numba is there, the tensors lie in the processo
 every one of them has a torch form that the tests compare it with. ``PQI_NATIVE=off`` leaves them out.
 
 Compiling takes seconds the first time; the machine code is kept next to the source (or in ``NUMBA_CACHE_DIR``) and
-loaded from there afterwards. :func:`warm` does it at a moment of the caller's choice.
+loaded from there afterwards. Whoever cannot wait in the middle of its work rehearses it first (``PartyRole.unused_keys``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
 
+log = logging.getLogger("pqi.native")
 _switched_on = [os.environ.get("PQI_NATIVE", "on") != "off"]
 
 
@@ -24,6 +26,9 @@ def _module(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(f"protocols.native.{name}")
     except ImportError:
+        return None
+    except RuntimeError as error:  # numba finds no folder to keep machine code in
+        log.warning("compiled kernels are left out (set NUMBA_CACHE_DIR to a folder that may be written to): %s", error)
         return None
 
 
