@@ -4,7 +4,7 @@ They are used where they can be (numba is there, the tensors lie in the processo
 every one of them has a torch form that the tests compare it with. ``PQI_NATIVE=off`` leaves them out.
 
 Compiling takes seconds the first time; the machine code is kept next to the source (or in ``NUMBA_CACHE_DIR``) and
-loaded from there afterwards. Whoever cannot wait in the middle of its work rehearses it first (``PartyRole.unused_keys``).
+loaded from there afterwards. Whoever cannot wait in the middle of its work rehearses it first, as every role does.
 """
 
 from __future__ import annotations
