@@ -89,11 +89,14 @@ def _packed(x: NDArray[Any], what: int, bits: int) -> NDArray[np.int32]:
 
 @dataclass(frozen=True, eq=False)
 class UnitConvolution:
-    """A convolution prepared for one weight. planes: what each plane holds (kind, first channel, phase), per group."""
+    """A convolution prepared for one weight, a matrix of taps for each group.
+
+    kinds, channels, phases: what each plane holds; channels count from the group's first.
+    """
 
     taps: tuple[Taps, ...]
-    kinds: tuple[NDArray[np.int64], ...]
-    channels: tuple[NDArray[np.int64], ...]
+    kinds: NDArray[np.int64]
+    channels: NDArray[np.int64]
     phases: NDArray[np.int64]
     pitch: int
     size: int
@@ -101,24 +104,16 @@ class UnitConvolution:
     def apply(self, m: ConvMap, x: Tensor, bits: int, add: Tensor | None) -> Tensor:
         """``W . x (+ add)``: x ``(n, C, H, W)`` words -> ``(n, O, rows, cols)`` words."""
         out = torch.empty((x.shape[0], *m.out_shape), dtype=ring.word(bits))
-        fast, per = _kernels(), m.outputs // m.groups
+        fast, per, inner = _kernels(), m.outputs // m.groups, m.channels // m.groups
         more = torch.zeros((1, 1, 1, 1), dtype=out.dtype).expand(out.shape) if add is None else add.expand(out.shape)
         values, results, added = x.contiguous().numpy(), out.numpy(), more.numpy()
-        stride, padding = np.array(m.stride), np.array(m.padding)
+        stride, padding, mix = np.array(m.stride), np.array(m.padding), max(bits - 16, 0)
         for i in range(len(values)):
             for g, taps in enumerate(self.taps):
-                planes = np.empty((len(self.kinds[g]), self.size), np.int32)
+                planes, channels = np.empty((len(self.kinds), self.size), np.int32), self.channels + g * inner
                 fast.spread_all(
-                    values[i],
-                    self.kinds[g],
-                    max(bits - 16, 0),
-                    self.channels[g],
-                    self.phases,
-                    stride,
-                    padding,
-                    self.pitch,
-                    planes,
-                )
+                    values[i], self.kinds, mix, channels, self.phases, stride, padding, self.pitch, planes
+                )  # fmt: skip
                 part = slice(g * per, (g + 1) * per)
                 taps.loop(planes.reshape(-1), self.pitch, added[i, part], results[i, part])
         return out
@@ -158,8 +153,8 @@ def convolution(m: ConvMap, weight: Tensor, bits: int) -> UnitConvolution:
         taps.append(Taps(_filled(matrix, tile), np.array(places, np.int32), kind, high, _up(kind, bits), tile))
     return UnitConvolution(
         tuple(taps),
-        tuple(np.array(kinds) for _ in range(m.groups)),
-        tuple(np.array(firsts) + g * inner for g in range(m.groups)),
+        np.array(kinds),
+        np.array(firsts),
         np.array([phases[p % len(phases)] for p in range(len(kinds))]).reshape(-1, 2),
         pitch,
         size,

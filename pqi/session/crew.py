@@ -55,6 +55,10 @@ class Crew(ABC):
         self._next: int | None = None
         self._orders: list[Future[bytes]] = []
 
+    def rehearse(self) -> None:
+        """See :meth:`pqi.program.Dealer.rehearse`; workers find on the disk what was compiled here."""
+        self._dealer.rehearse()
+
     def begin(self) -> tuple[bytes, bytes]:
         """A new epoch: fresh keys for P0 and P1; items count from 0 again. What is under way is dropped."""
         self._next = None

@@ -195,7 +195,7 @@ class LocalService:
                 os.close(report)
         self._await_deployment()
 
-    def _plan_is_shared(self) -> bool:
+    def _has_two_servers(self) -> bool:
         """Whether two servers compute side by side."""
         return (self.directory / SERVER_B).is_dir()
 
@@ -228,7 +228,7 @@ class LocalService:
             raise
         finally:
             os.close(write)
-        _give_cores(role, self.processes[role].pid, self._plan_is_shared())
+        _give_cores(role, self.processes[role].pid, self._has_two_servers())
         if role == DEALER:
             # Dealing ahead is background work: on a shared machine it must not delay an answer.
             with suppress(OSError):

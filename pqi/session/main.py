@@ -22,7 +22,6 @@ import torch
 from pqi.net.errors import NetError
 from pqi.net.link import NONE, Link
 from pqi.net.tls import parse_address
-from pqi.program import Dealer
 from pqi.session.bundle import KeyedServerBundle, load_dealer, load_server
 from pqi.session.crew import crew_of
 from pqi.session.dealer import DealerService
@@ -105,8 +104,9 @@ def deal(
     torch.set_num_threads(threads or 1)
     keep_freed_memory()
     loaded = load_dealer(bundle)
-    Dealer(loaded.program, loaded.tensors).rehearse()
-    service = DealerService(loaded, patience, crew_of(loaded.program, loaded.tensors, workers, ray), link)
+    crew = crew_of(loaded.program, loaded.tensors, workers, ray)
+    crew.rehearse()
+    service = DealerService(loaded, patience, crew, link)
 
     def tell(epoch: str) -> None:
         if ready is not None:

@@ -17,7 +17,7 @@ bits below. With a = top(z^), a' its low h - 1 bits, ``E[a] = [a = top(rho)]`` a
 
 so one table serves at several public points. What stands in a product is opened under a mask of its own
 (:mod:`gf2`), one exchange for all of it; then the parties hold xor-shares of every requested predicate under a one-time
-mask each. Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``w``; ``in``; ``high``; ``nonneg``.
+mask each. Predicates: ``c`` the borrow out of the lowest ``shift`` bits; ``in``; ``high``; ``nonneg``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Plan:
             borrow = gf2.plus(lt, gf2.times(borrow, v[f"eq{j}"])) if j else lt
             at += width
             c = borrow if at == self.shift else c
-        out = {"c": c, "w": borrow}
+        out = {"c": c}
         if self.top_bits > 1:
             out["in"] = gf2.plus(gf2.variable(v["is"]), gf2.times(borrow, v["is gate"]))
             out["nonneg"] = gf2.plus(gf2.variable(v["sign"]), gf2.times(borrow, v["sign gate"]))
@@ -179,9 +179,8 @@ class Plan:
         at = self.bits - self.shift
         opened = {i: b.sum(b.load(0, j), b.load(1, j)) for j, i in enumerate(self.opened)}
         read: dict[int, int | None] = {i: b.load(2, at + len(self.opened) + j) for j, i in enumerate(self._unopened)}
-        if first and "sign" in self.variables and self.variables["sign"] in read:
+        if first and (sign := self.variables["sign"]) in read:
             # The public part of the sign, 1 xor msb(a), is added by one party.
-            sign = self.variables["sign"]
             read[sign] = b.xor(read[sign], b.xor(b.ones(), b.load(2, at - 1)))
         where = self._monomial_at
         shares = gf2.Evaluation(b, opened, read, lambda t: b.load(3, where[t]), first)
