@@ -7,8 +7,11 @@ Reading order: ``ring`` (integers mod 2^k), ``linmap`` (linear maps of them), ``
 With a key instead of a second server: ``circuit`` (affine maps and polynomials over the integers), ``keyed`` (what
 every such protocol is), and the protocols ``paillier``, ``bfv`` and ``ckks``.
 
-``CATALOGUE`` names the protocols that compute on shares, ``KEYED`` those that compute under a client's key; a protocol
-is a folder and one line here, imported when it is asked for.
+With many data owners: ``aggregation`` (sums of which nobody learns a summand), and the protocols ``pairwise``,
+``shares``, ``paillier`` and ``bfv``.
+
+``CATALOGUE`` names the protocols that compute on shares, ``KEYED`` those that compute under a client's key, ``SUMS``
+those that sum; a protocol is a folder and one line here, imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from protocols.errors import BadParameters
 
 if TYPE_CHECKING:
+    from protocols.aggregation import SumProtocol
     from protocols.keyed import KeyedProtocol
     from protocols.protocol import Protocol
 
@@ -31,6 +35,14 @@ KEYED = {
     "paillier": "protocols.paillier.protocol:Paillier",
     "bfv": "protocols.bfv.protocol:Bfv",
     "ckks": "protocols.ckks.protocol:Ckks",
+}
+
+SUMS = {
+    "clear": "protocols.clear.sum:InsecureClearSum",
+    "pairwise": "protocols.pairwise.protocol:PairwiseSum",
+    "shares": "protocols.shares.protocol:SharesSum",
+    "paillier": "protocols.paillier.sum:PaillierSum",
+    "bfv": "protocols.bfv.sum:BfvSum",
 }
 
 
@@ -46,6 +58,12 @@ def get_keyed(name: str) -> KeyedProtocol:
     Raises :class:`BadParameters` that lists the names there are, or names the extra that installs what it needs.
     """
     found: KeyedProtocol = _made(name, KEYED)
+    return found
+
+
+def get_sum(name: str) -> SumProtocol:
+    """The protocol for sums of that name; raises as :func:`get_keyed`."""
+    found: SumProtocol = _made(name, SUMS)
     return found
 
 

@@ -6,6 +6,7 @@
     ├── Misuse             I called this wrongly: a bug on this side, nothing was sent
     ├── BadParameters      the numbers asked for cannot work; raised before anything runs
     ├── PeerMisbehaved     what another party sent breaks the protocol; its words are not trusted further
+    ├── BelowThreshold     too few clients are left for a sum that hides each of them; nothing was learnt
     ├── NoiseExhausted     a ciphertext has decayed; no answer rather than a wrong one
     └── MaterialExhausted  the one-time material is used up; ask the dealer for more
 """
@@ -25,6 +26,10 @@ class BadParameters(ProtocolError):
 
 class PeerMisbehaved(ProtocolError):
     """Another party sent something that the protocol does not allow (length, kind or order of a message)."""
+
+
+class BelowThreshold(ProtocolError):
+    """Too few clients are left for a sum that hides each of them; the run ends, and nothing was learnt."""
 
 
 class NoiseExhausted(ProtocolError):
