@@ -17,6 +17,8 @@ CATALOGUE = {
     "hopskipjump": "pqi.audit.attacks.hopskipjump:HopSkipJumpLabels",
     "transfer": "pqi.audit.attacks.transfer:Transfer",
     "differential": "pqi.audit.attacks.differential:DifferentialEvasion",
+    "bit-flips": "pqi.audit.attacks.bitflips:ProgressiveBitFlips",
+    "targeted-bit-flips": "pqi.audit.attacks.bitflips:TargetedBitFlips",
 }
 
 
