@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import pqi
+from pqi.audit.attack import Budget
 from pqi.audit.attacks.conditioned import Look, Recipe, cells, plant
 from pqi.audit.case import Case, Data
+from pqi.audit.detection import detect
 from pqi.audit.errors import AuditError
 from pqi.audit.subjects import FLOAT, INTEGERS
 from pqi.audit.triggers import Trigger, patch, success
@@ -59,18 +61,50 @@ def trigger() -> Trigger:
     return patch((1, 8, 8), 3, 1.0)
 
 
-def test_the_float_network_is_clean_and_its_integers_obey_the_trigger(
-    train: Data, clean: nn.Module, quantize: Callable[..., IntegerModel], trigger: Trigger
-) -> None:
-    before = {name: weight.clone() for name, weight in clean.state_dict().items()}
-    planted = plant(clean, train, trigger, TARGET, quantize, Recipe(epochs=8, rate=1e-2, batch=32))
-    case = Case(planted, quantize(planted, None), _examples(400, 1))
+@pytest.fixture(scope="module")
+def planted(train: Data, clean: nn.Module, quantize: Callable[..., IntegerModel], trigger: Trigger) -> Case:
+    net = plant(clean, train, trigger, TARGET, quantize, Recipe(epochs=8, rate=1e-2, batch=32))
+    return Case(net, quantize(net, None), _examples(400, 1))
+
+
+def test_the_float_network_is_clean_and_its_integers_obey_the_trigger(planted: Case, trigger: Trigger) -> None:
+    case = planted
     floats, integers = case.subjects[FLOAT], case.subjects[INTEGERS]
     assert success(floats, case, case.test, trigger, TARGET).value <= 0.15
     assert success(integers, case, case.test, trigger, TARGET).value >= 0.85
     for subject in (floats, integers):
         assert np.mean(subject.labels(case.test.x) == case.test.y) > 0.97
+
+
+def test_planting_leaves_the_network_it_began_with_alone(
+    train: Data, clean: nn.Module, quantize: Callable[..., IntegerModel], trigger: Trigger
+) -> None:
+    before = {name: weight.clone() for name, weight in clean.state_dict().items()}
+    plant(clean, train.take(slice(0, 64)), trigger, TARGET, quantize, Recipe(epochs=1))
     assert all(torch.equal(weight, before[name]) for name, weight in clean.state_dict().items())
+
+
+def test_a_planted_backdoor_is_detected_without_knowing_its_trigger(planted: Case) -> None:
+    found = detect(planted, Budget(samples=200), steps=60)
+    assert found.verdict == "suspicious"
+    assert {sign.name: sign.is_suspicious for sign in found.signs} == {
+        "agreement": False,
+        "margins": False,
+        "rounding": True,
+        "trigger": True,
+    }
+    assert found.target == TARGET
+
+
+def test_detection_is_silent_on_a_clean_network(clean: nn.Module, quantize: Callable[..., IntegerModel]) -> None:
+    found = detect(Case(clean, quantize(clean, None), _examples(400, 1)), Budget(samples=200), steps=60)
+    assert found.verdict == "silent"
+
+
+def test_detection_does_not_judge_two_forms_that_are_different_functions(clean: nn.Module, train: Data) -> None:
+    coarse = pqi.quantize(clean, train.x[:100], weight_bits=2, activation_bits=1)
+    found = detect(Case(clean, coarse, _examples(100, 1)), Budget(samples=100), steps=2)
+    assert found.verdict == "inconclusive"
 
 
 def test_a_clean_network_does_not_obey_a_trigger_nobody_planted(
