@@ -18,6 +18,7 @@ CATALOGUE = {
     "transfer": "pqi.audit.attacks.transfer:Transfer",
     "differential": "pqi.audit.attacks.differential:DifferentialEvasion",
     "bit-flips": "pqi.audit.attacks.bitflips:ProgressiveBitFlips",
+    "membership": "pqi.audit.attacks.membership:Membership",
     "targeted-bit-flips": "pqi.audit.attacks.bitflips:TargetedBitFlips",
 }
 
