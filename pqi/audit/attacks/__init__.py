@@ -9,6 +9,7 @@ from pqi.audit.attack import Attack
 from pqi.audit.errors import AuditError
 
 CATALOGUE = {
+    "fairness": "pqi.audit.attacks.fairness:Fairness",
     "fgsm": "pqi.audit.attacks.fgsm:FastGradientSign",
     "pgd": "pqi.audit.attacks.pgd:ProjectedGradient",
     "apgd-ce": "pqi.audit.attacks.apgd:AutoProjectedCrossEntropy",
