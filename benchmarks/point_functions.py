@@ -44,7 +44,7 @@ def ways(ring: int, shift: int) -> dict[str, tuple[float, int]]:
     shape, index = (N,), ring - shift
     steps = {
         "comparison by digits": api.Clamp(shape, ring, shift, CODE, 0, RING_OUT),
-        "products of masked bits": api.QuickClamp(shape, ring, shift, CODE, 0, RING_OUT),
+        "in one exchange less": api.QuickClamp(shape, ring, shift, CODE, 0, RING_OUT),
         "fused table": api.FusedTable(shape, ring, shift, RING_OUT),
     }
     cost = protocols.get("additive2").cost

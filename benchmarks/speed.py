@@ -9,10 +9,11 @@ networks are measured, small ones first; what the seconds do not suffice for is 
 online            the slower server's clock, from having its share of the input to having its share of the answer, with
                   the dealer at rest (in the field it has a machine of its own)
 online / float32  median of that by the median of float32 torch on one thread, timed in between the private batches
-offline + online  the client's clock from the moment at which the dealer begins to deal the batch, with the pool empty
-                  and the question asked, to the answer: dealing, its way to server B, both servers' preparation, the
-                  rounds, the answer. Where dealing takes longer than a server waits: the sum of the medians of dealing
-                  (to its arrival), preparing (the slower server) and online
+offline + online  the client's clock from its question to the answer where nothing is kept ahead (``pool_items`` 0): the
+                  question has server B order what it needs, and nothing else is dealt meanwhile. The order, dealing,
+                  its way to server B, both servers' preparation, the rounds, the answer. Where dealing takes longer
+                  than a server waits: the sum of the medians of dealing (to its arrival), preparing (the slower
+                  server) and online
 in batches        a batch is one query; seconds of it by its size
 bytes             payload, MB of 10^6; "in all" is what the dealer sent plus what both servers sent
 
@@ -106,7 +107,7 @@ def say(text: str) -> None:
 
 
 def total(one: Run) -> Spread:
-    """Offline and online: measured from an empty pool, or the sum of its parts."""
+    """Offline and online: measured with nothing kept ahead, or the sum of its parts."""
     seconds = one.figures.seconds
     if "total" in seconds:
         return seconds["total"]
@@ -239,7 +240,7 @@ def wan(report: Report, subject: Subject, small: bool) -> None:
     print("\nresnet20 over 100 Mbit/s and 40 ms")
     queries = 1 if small else 3
     chosen, other = (
-        ask(report, subject, "proven", Asked(1, queries, plan, "wan", starved=queries)) for plan in ("wan", "lan")
+        ask(report, subject, "proven", Asked(1, queries, plan, "wan", on_demand=queries)) for plan in ("wan", "lan")
     )
     gain = other.figures.seconds["server"].median / chosen.figures.seconds["server"].median
     report.claim("resnet20", "proven", "WAN: online, planned for the LAN by planned for the WAN", f"{gain:.2f}",

@@ -170,7 +170,7 @@ class Clamp(Step):
 
 @dataclass(frozen=True)
 class QuickClamp(Clamp):
-    """The same as Clamp, with fewer exchanges and more material. ``bits`` is at most 8, or the upper clamp is idle."""
+    """The same as Clamp, with one exchange less and more material."""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class ConvMap(LinearMap):
 
     def _taps(self, weight: Tensor, x: Tensor, bits: int, add: Tensor | None) -> Tensor:
         """Depthwise map: one multiply-add in word arithmetic per kernel position."""
-        out = torch.zeros((x.shape[0], *self.out_shape), dtype=ring.word(bits))
+        out = torch.zeros((x.shape[0], *self.out_shape), dtype=ring.word(bits), device=x.device)
         if (fast := native.products()) is not None and x.device.type == "cpu":
             more = (torch.zeros_like(out[:1]) if add is None else add).expand(out.shape).numpy()
             geometry = [np.array(g) for g in (self.stride, self.padding, self.dilation)]

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from protocols import native
 
-_SHIFTS = torch.arange(8, dtype=torch.uint8)
 LOAD, XOR, AND, FMA, ONES, STORE = range(6)  # as in protocols.native.interpret
+_SWAPS = ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0))
 
 
 def width(count: int) -> int:
@@ -56,13 +56,22 @@ def extract(x: Tensor, low: int, bits: int, out: NDArray[np.uint8] | None = None
         out = np.empty((bits, width(len(x))), np.uint8) if out is None else out
         fast.extract(x.contiguous().numpy(), low, bits, out)
         return torch.from_numpy(out)
-    wide = torch.zeros(8 * width(len(x)), dtype=torch.int64, device=x.device)
-    wide[: len(x)] = x
-    made = [_packed((wide >> (low + j)) & 1) for j in range(bits)]
-    result = torch.stack(made) if made else wide.new_zeros((0, width(len(x))), dtype=torch.uint8)
+    result = _extracted(x, low, bits)
     if out is not None:
         out[...] = result.numpy()
     return result
+
+
+def _extracted(x: Tensor, low: int, bits: int) -> Tensor:
+    """:func:`extract` by turning squares of eight bits of eight values."""
+    groups = width(len(x))
+    if not bits or not groups:
+        return x.new_zeros((bits, groups), dtype=torch.uint8)
+    wide = x.new_zeros(8 * groups, dtype=x.dtype if low + bits <= 8 * x.itemsize else torch.int64)
+    wide[: len(x)] = x
+    held = (wide >> low).view(torch.uint8).reshape(groups, 8, wide.itemsize)[:, :, : width(bits)]
+    squares = turned(held.permute(2, 0, 1))
+    return squares.transpose(1, 2).reshape(-1, groups)[:bits].contiguous()
 
 
 def extract_sum(x: Tensor, y: Tensor, bits: int) -> Tensor:
@@ -74,8 +83,13 @@ def extract_sum(x: Tensor, y: Tensor, bits: int) -> Tensor:
     return extract(x + y, 0, bits)
 
 
-def _packed(bit: Tensor) -> Tensor:
-    return (bit.reshape(-1, 8).to(torch.uint8) << _SHIFTS.to(bit.device)).sum(1, dtype=torch.uint8)
+def turned(x: Tensor) -> Tensor:
+    """uint8 ``(..., 8)``: bit j of byte i becomes bit i of byte j (Warren, Hacker's Delight, 7-3)."""
+    y = x.reshape(-1).contiguous().view(torch.int64)
+    for distance, where in _SWAPS:
+        moved = (y ^ (y >> distance)) & where
+        y = y ^ moved ^ (moved << distance)
+    return y.view(torch.uint8).reshape(x.shape)
 
 
 def insert(planes: Tensor, low: int, out: Tensor) -> Tensor:
@@ -83,9 +97,14 @@ def insert(planes: Tensor, low: int, out: Tensor) -> Tensor:
     if (fast := native.bits()) is not None and out.device.type == "cpu":
         fast.insert(np.ascontiguousarray(planes.numpy()), low, out.numpy())
         return out
-    for j, row in enumerate(planes):
-        bit = ((row.unsqueeze(1) >> _SHIFTS.to(row.device)) & 1).reshape(-1)[: len(out)]
-        out |= bit.to(out.dtype) << (low + j)
+    bits, groups = planes.shape
+    if not bits or not groups:
+        return out
+    filled = planes.new_zeros((8 * width(bits), groups))
+    filled[:bits] = planes
+    values = turned(filled.reshape(-1, 8, groups).transpose(1, 2)).reshape(-1, 8 * groups)
+    for j, byte in enumerate(values[:, : len(out)]):
+        out |= byte.to(out.dtype) << (low + 8 * j)
     return out
 
 
@@ -117,9 +136,10 @@ class Program:
             out = np.empty((self.outputs, inputs[0].shape[1]), np.uint8)
             fast.execute(self.code, self.registers, *arrays, out)
             return torch.from_numpy(out)
-        return self._by_torch(inputs)
+        return self.by_torch(*inputs)
 
-    def _by_torch(self, inputs: Sequence[Tensor]) -> Tensor:
+    def by_torch(self, *inputs: Tensor) -> Tensor:
+        """The same operation by operation, on planes in words of any integer type."""
         held: list[Tensor] = [inputs[0].new_zeros(0)] * self.registers
         out = inputs[0].new_empty((self.outputs, inputs[0].shape[1]))
         for op, to, p, q, r in self.code.tolist():
@@ -132,7 +152,7 @@ class Program:
             elif op == FMA:
                 held[to] = held[r] ^ (held[p] & held[q])
             elif op == ONES:
-                held[to] = inputs[0].new_full((inputs[0].shape[1],), 255)
+                held[to] = ~inputs[0].new_zeros(inputs[0].shape[1])
             else:
                 out[to] = held[p]
         return out

@@ -4,9 +4,9 @@ Three laws:
 
 1. Nothing else ever makes a share, a mask, a key or a nonce. ``random``, ``numpy.random`` and ``torch.rand`` do not
    appear in this package.
-2. A stream position is used once. Who makes material reads through :class:`Stream`, whose mark never goes back; who
-   uses it claims its items first (:class:`Spent`), in any order. After a crash the key is gone with the process, so
-   no position can come again.
+2. A stream position is used once. Who makes material reads through a :class:`protocols.streams.Stream`, whose mark
+   never goes back; who uses it claims its items first (:class:`Spent`), in any order. After a crash the key is gone
+   with the process, so no position can come again.
 3. Keys refuse to be shown: no repr, no truth value, no pickling, no copying.
 """
 
@@ -85,25 +85,6 @@ def keystream(key: Key, first_block: int, size: int) -> np.ndarray:
         step = min(len(_ZEROS), size - at)
         at += engine.update_into(_ZEROS[:step] if step < len(_ZEROS) else _ZEROS, view[at:])
     return np.frombuffer(out, np.uint8, count=size)
-
-
-class Stream:
-    """A key stream read in records of ``blocks`` blocks; a record is read once and the mark never goes back."""
-
-    def __init__(self, key: Key, blocks: int) -> None:
-        self._key, self.blocks, self._mark = key, blocks, 0
-
-    def take(self, first: int, n: int) -> np.ndarray:
-        """Records ``first .. first+n-1`` as uint8 ``(n, 16*blocks)``; refuses a record already read."""
-        if first < self._mark:
-            raise Misuse(f"record {first} of a key stream was asked for, but records below {self._mark} are spent")
-        self._mark = first + n
-        return records(self._key, self.blocks, first, n)
-
-
-def records(key: Key, blocks: int, first: int, n: int) -> np.ndarray:
-    """Records ``first .. first+n-1`` of ``blocks`` blocks each: uint8 ``(n, 16*blocks)``; once is the caller's duty."""
-    return keystream(key, first * blocks, n * blocks * BLOCK).reshape(n, blocks * BLOCK)
 
 
 class Spent:

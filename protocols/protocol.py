@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from protocols.api import SecurityStatement, Step
 from protocols.cost import Cost
+from protocols.devices import CPU
 from protocols.errors import Misuse
 from protocols.prg import Random
 from protocols.rounds import PartyId, Steps
@@ -26,7 +28,7 @@ class DealerRole(ABC):
         """Secret key bytes for a party, to be sent over an encrypted channel once."""
 
     @abstractmethod
-    def deal(self, first: int, n: int) -> bytes:
+    def deal(self, first: int, n: int) -> bytes | memoryview:
         """P1's corrections for items ``first .. first+n-1``; each item is dealt once."""
 
     @abstractmethod
@@ -57,6 +59,7 @@ class Protocol(ABC):
     parties: ClassVar[tuple[PartyId, ...]]
     needs_dealer: ClassVar[bool]
     exact: ClassVar[bool]
+    device_kinds: ClassVar[tuple[str, ...]] = ("cpu",)  # kinds of devices that its roles compute on
     clamp_headroom: ClassVar[int]  # how many bits above the code one Clamp can look at; compilers stage wider ones
     security: ClassVar[SecurityStatement]
 
@@ -79,11 +82,17 @@ class Protocol(ABC):
         """Model owner: a step's operands (int64) -> what each role stores."""
 
     @abstractmethod
-    def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> PartyRole:
-        """A compute party from what its bundle stores."""
+    def party(
+        self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor], device: torch.device = CPU
+    ) -> PartyRole:
+        """A compute party from what its bundle stores, which is put on ``device``; all its work is done there."""
 
     def dealer(
-        self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor], epoch: bytes | None = None
+        self,
+        steps: Sequence[NamedStep],
+        stored: Mapping[str, Tensor],
+        epoch: bytes | None = None,
+        device: torch.device = CPU,
     ) -> DealerRole:
         """The dealer of a new epoch, from what its bundle stores; or of one begun elsewhere, from its secret."""
         raise Misuse(f"protocol {self.name!r} has no dealer")

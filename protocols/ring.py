@@ -8,13 +8,15 @@ are used as they come, in two's complement: the bits above k are arbitrary, and 
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from protocols import native, planes
+from protocols import devices, native, planes
 from protocols.errors import BadParameters, PeerMisbehaved
 
 MAX_BITS = 32
@@ -88,11 +90,18 @@ def stack_weights(w: Tensor, bits: int) -> list[Tensor]:
 
 
 @cache
-def _units_are_exact() -> bool:
-    """Whether the int8 matrix product does not saturate on this processor (some older ones add pairs in 16 bits)."""
-    for left, right in ((-128, -128), (127, 127), (-128, 127)):
-        a, b = torch.full((5, 64), left, dtype=torch.int8), torch.full((64, 3), right, dtype=torch.int8)
-        if not bool((torch._int_mm(a, b) == 64 * left * right).all()):
+def _units_are_exact(device: torch.device) -> bool:
+    """Whether the int8 matrix product is there, does not saturate (some processors add pairs in 16 bits), and reads
+    matrices as they lie."""
+    extremes = [(torch.full((32, 64), i), torch.full((64, 16), j)) for i, j in ((-128, -128), (127, 127), (-128, 127))]
+    mixed = torch.arange(32 * 64) * 37 % 251 - 125
+    for a, b in (*extremes, (mixed.reshape(32, 64), mixed[: 64 * 16].reshape(64, 16))):
+        left, right = (devices.place(x.to(torch.int8), device) for x in (a, b))
+        try:
+            made = devices.place(torch._int_mm(left, right), devices.CPU)
+        except RuntimeError:
+            return False
+        if not torch.equal(made, (a.unsqueeze(2) * b).sum(1, dtype=torch.int32)):
             return False
     return True
 
@@ -102,10 +111,27 @@ def byte_product(w: Tensor, x: Tensor) -> Tensor:
     if w.shape[1] == 1:
         # With one inner value the strides of x are ambiguous, and torch._int_mm may take it for its transpose.
         return w.to(torch.int32) * x.to(torch.int32)
-    if not _units_are_exact():
+    exact, (inner, columns) = _units_are_exact(x.device), x.shape
+    if x.device.type != "cpu":
+        return _filled_product(w, x)[: len(w), :columns] if exact else _by_doubles(w, x)
+    if not exact:
         return w.to(torch.int32) @ x.to(torch.int32)
-    inner, columns = x.shape
     return torch._int_mm(_stored(w, {(inner, 1)}), _stored(x, {(columns, 1), (1, inner)}))
+
+
+def _filled_product(w: Tensor, x: Tensor) -> Tensor:
+    """The product on a GPU: its units take more than 16 rows, and inner values and columns by the eight; by sixteen,
+    all rows begin where they are read fastest."""
+    inner, columns = -len(x) % 16, -x.shape[1] % 16
+    rows = max(32 - len(w), 0)
+    w = F.pad(w, (0, inner, 0, rows)) if inner or rows else w
+    x = F.pad(x, (0, columns, 0, inner)) if inner or columns else x
+    return torch._int_mm(w.contiguous(), x.contiguous())
+
+
+def _by_doubles(w: Tensor, x: Tensor) -> Tensor:
+    """The product on a device without such units: sums of products of bytes are exact in 53 bits."""
+    return (w.to(torch.float64) @ x.to(torch.float64)).to(torch.int64).to(torch.int32)
 
 
 def _stored(x: Tensor, strides: set[tuple[int, int]]) -> Tensor:
@@ -125,7 +151,7 @@ def product(weights: list[Tensor], columns: Tensor, bits: int) -> Tensor:
     Sums of byte products may pass 2^31: they wrap mod 2^32, which is harmless for rings up to 32 bits.
     """
     k = weights[0].shape[1]
-    out = torch.zeros((weights[0].shape[0], columns.shape[1]), dtype=torch.int32)
+    out = torch.zeros((weights[0].shape[0], columns.shape[1]), dtype=torch.int32, device=columns.device)
     if out.numel() == 0 or k == 0:
         return to_word(out, bits)
     for s, w in enumerate(weights):
@@ -162,6 +188,8 @@ def pack(x: Tensor, bits: int) -> np.ndarray:
     x: integer tensor ``(..., count)``. Returns uint8 ``(..., packed_bytes(count, bits))``: the low 32, 16 and 8 bits as
     words side by side, then what is left as bit planes.
     """
+    if x.device.type != "cpu":
+        return devices.to_host(packed(x, bits))
     count = x.shape[-1]
     flat = x.reshape(-1, count) if x.dim() > 1 else x.reshape(1, count)
     out = np.empty((flat.shape[0], packed_bytes(count, bits)), np.uint8)
@@ -175,6 +203,45 @@ def pack(x: Tensor, bits: int) -> np.ndarray:
                 planes.extract(row, low, width, target.reshape(width, -1))
         at += size
     return out.reshape(*x.shape[:-1], out.shape[1])
+
+
+_WORDS = {32: torch.int32, 16: torch.int16, 8: torch.uint8}
+
+
+def packed(x: Tensor, bits: int) -> Tensor:
+    """The same as a tensor where x lies: uint8 ``(..., packed_bytes(count, bits))``."""
+    count, n = x.shape[-1], prod(x.shape[:-1])
+    flat, parts = x.reshape(n, count), [x.new_zeros((n, 0), dtype=torch.uint8)]
+    for low, width in _stretches(bits):
+        if width in _WORDS:
+            part = (flat >> low).to(_WORDS[width]).contiguous().view(torch.uint8)
+        else:
+            part = planes.extract(planes.level(flat), low, width).reshape(width, n, -1 if n else 0).transpose(0, 1)
+        parts.append(part.reshape(n, part.numel() // n if n else 0))
+    made = torch.cat(parts, 1)
+    return made.reshape(*x.shape[:-1], packed_bytes(count, bits))
+
+
+def unpacked(raw: Tensor, bits: int, count: int) -> Tensor:
+    """:func:`unpack` of bytes ``(..., packed_bytes)`` where they lie. Raises :class:`PeerMisbehaved`."""
+    _check_length(raw.shape[-1], bits, count)
+    n = prod(raw.shape[:-1])
+    out = raw.new_zeros((n, count), dtype=word(bits))
+    if not out.numel():
+        return out.reshape(*raw.shape[:-1], count)
+    flat, at = raw.reshape(n, raw.shape[-1]), 0
+    for low, width in _stretches(bits):
+        size = count * width // 8 if width in _WORDS else width * planes.width(count)
+        part = flat[:, at : at + size].clone(memory_format=torch.contiguous_format)
+        if width in _WORDS:
+            values = part.view(_WORDS[width]).to(out.dtype)
+            out |= (values if width == 8 * out.itemsize else values & mask(width, out.dtype)) << low
+        else:
+            rows = part.reshape(n, width, -1).transpose(0, 1).reshape(width, -1)
+            line = out.new_zeros(8 * rows.shape[1])
+            out |= planes.rows(planes.insert(rows, low, line), n, count)
+        at += size
+    return out.reshape(*raw.shape[:-1], count)
 
 
 def _viewed(raw: np.ndarray, width: int) -> np.ndarray:
@@ -194,7 +261,7 @@ def pack_difference(x: Tensor, y: Tensor, bits: int) -> np.ndarray:
 def unpack_sum(data: bytes | bytearray | memoryview, bits: int, x: Tensor, y: Tensor) -> Tensor:
     """``x - y + unpack(data)`` of lines ``(count,)``: an opened value from both shares, less its mask's."""
     if (fast := native.bits()) is None or x.device.type != "cpu":
-        return x - y + unpack(data, bits, len(x))
+        return x - y + unpack(data, bits, len(x), x.device)
     raw = _checked(data, bits, len(x))
     out = np.empty(len(x), np.int16 if bits <= 16 else np.int32)
     fast.unpack_sum(raw, bits, x.contiguous().numpy(), y.contiguous().numpy(), out)
@@ -203,18 +270,26 @@ def unpack_sum(data: bytes | bytearray | memoryview, bits: int, x: Tensor, y: Te
 
 def _checked(data: bytes | bytearray | memoryview | np.ndarray, bits: int, count: int) -> np.ndarray:
     raw = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
-    want = packed_bytes(count, bits)
-    if raw.shape[-1] != want:
-        raise PeerMisbehaved(f"{count} values of {bits} bits take {want} bytes, but {raw.shape[-1]} came")
+    _check_length(raw.shape[-1], bits, count)
     return raw
 
 
-def unpack(data: bytes | bytearray | memoryview | np.ndarray, bits: int, count: int) -> Tensor:
+def _check_length(came: int, bits: int, count: int) -> None:
+    if came != (want := packed_bytes(count, bits)):
+        raise PeerMisbehaved(f"{count} values of {bits} bits take {want} bytes, but {came} came")
+
+
+def unpack(
+    data: bytes | bytearray | memoryview | np.ndarray, bits: int, count: int, device: torch.device = devices.CPU
+) -> Tensor:
     """Inverse of :func:`pack`: values in ``[0, 2^bits)`` in the ring's word (wrapped where the ring fills the word).
 
-    data: bytes of one row, or uint8 ``(..., packed_bytes)``. Raises :class:`PeerMisbehaved` on a wrong length.
+    data: bytes of one row, or uint8 ``(..., packed_bytes)``. device: where the values shall be.
+    Raises :class:`PeerMisbehaved` on a wrong length.
     """
     raw, want = _checked(data, bits, count), packed_bytes(count, bits)
+    if device.type != "cpu":
+        return unpacked(devices.from_host(raw if raw.flags.writeable else raw.copy(), device), bits, count)
     flat = raw.reshape(-1, want) if want else raw.reshape(int(np.prod(raw.shape[:-1], dtype=int)), 0)
     out = np.zeros((flat.shape[0], count), np.int16 if bits <= 16 else np.int32)
     at = 0

@@ -35,6 +35,7 @@ def test_there_are_examples() -> None:
         "fewer_bits",
         "one_server",
         "client_and_owner",
+        "federated_circle",
     }
 
 
@@ -75,6 +76,22 @@ def test_one_server_answers_under_a_key_what_the_plain_model_answers(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "100.0% of 8 private images" in done.stdout
     assert left_in(tmp_path) == set()
+
+
+@pytest.mark.slow
+def test_federated_circle_trains_attacks_and_serves(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    done = run("federated_circle", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "10 of 10 clients got the integer model's answers" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("accuracy"))
+    plain, private = (float(word[:-1]) for word in line.split() if word.endswith("%"))
+    assert min(plain, private) > 90 and abs(plain - private) < 1.5  # 450 images: one of them is 0.2 points
+    read = [float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines() if "likeness" in line]
+    assert read[0] > 0.3 > read[1] > read[2]
+    assert "Gradient inversion" in (tmp_path / "federated_circle.html").read_text()
+    assert left_in(tmp_path) == {"federated_circle.html"}
 
 
 @pytest.mark.slow

@@ -105,12 +105,12 @@ def rests(case: Case) -> dict[str, NDArray[np.float64]]:
     Layers whose weights were not rounded (binary ones, say) or were changed by retraining have no cells of these float
     weights: their rests leave the cell, and they are left out.
     """
-    modules, found = dict(case.net.named_modules()), {}
+    weights, found = dict(case.net.named_parameters()), {}
     for name, layer in stored(case.model).items():
-        module = modules.get(name)
-        if not isinstance(module, (nn.Conv2d, nn.Linear)) or module.weight.shape != layer.codes.shape:
+        known = weights.get(f"{name}.weight")
+        if known is None or known.shape != layer.codes.shape:
             continue
-        weight, integers = module.weight.detach().to(torch.float64).flatten(1), layer.codes.flatten(1).double()
+        weight, integers = known.detach().to(torch.float64).flatten(1), layer.codes.flatten(1).double()
         # The real worth of a code: least squares, channel by channel, for batch normalization scales each its own way.
         worth = (weight * integers).sum(1) / integers.square().sum(1).clamp(min=1)
         rest = weight / worth.where(worth != 0, torch.ones_like(worth))[:, None] - integers

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pqi.cli.audit import audit
+from pqi.cli.audit_protocol import audit_protocol
 from pqi.cli.bench import bench
 from pqi.cli.demo import demo
 from pqi.cli.guard import guarded
@@ -57,6 +59,14 @@ _EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     bench: (
         "pqi bench breast-cancer",
         "pqi bench digits-mlp --protocol additive2 --protocol bfv --batch 1 --batch 64 --html bench.html",
+    ),
+    audit: (
+        "pqi audit digits.pqi --float net.pt2 --data held_out.npz --quick --report audit.html",
+        "pqi audit digits.pqi --float mynets.digits:trained --data held_out.npz --budget 30 -o audit",
+    ),
+    audit_protocol: (
+        "pqi audit-protocol",
+        "pqi audit-protocol --config bundles/client/client.toml --questions 100 --json leaks.json",
     ),
 }
 

@@ -1,6 +1,7 @@
 """From what goes wrong in a command to one clear message and an honest exit status.
 
-0: it did what it says. 1: it failed, and the message says why. 2: wrong usage. 130: interrupted.
+0: it did what it says. 1: it failed, and the message says why. 2: wrong usage. 130: interrupted. 3: of ``pqi audit``
+alone: the audit was made, and something needs attention.
 """
 
 from __future__ import annotations

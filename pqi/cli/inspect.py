@@ -54,6 +54,7 @@ def inspect(
     other, bytes dealt beforehand to server B. Under paillier, bfv and ckks: parameters and their security, depth, what
     is left of the noise budget after each stage, bytes of keys and ciphertexts.
     """
+    from pqi.audit.defences.outputs import hardened
     from pqi.graph.store import load
     from pqi.program import compile as compiled
     from pqi.session.owner import shareable
@@ -73,6 +74,10 @@ def inspect(
     facts = gather(model, loaded.report(), program, network.value, rounding.value)
     facts["ways"] = ways.taken(loaded, protocol, network.value, rounding.value)
     facts["input_shape"], facts["input_scales"] = list(loaded.input_shape), loaded.dynamic and loaded.dynamic.levels
+    policy = hardened(loaded)
+    facts["answers"] = str(policy or "scores")
+    if policy is not None:
+        facts["security"]["learns"]["client"] = f"{policy.tells}; and the shapes of input and answer"
     _show(facts)
     write_json(json_file, facts)
 
@@ -157,6 +162,8 @@ def _show(facts: dict[str, Any]) -> None:
     summary = Table.grid(padding=(0, 2))
     summary.add_row("rings", _rings(facts))
     summary.add_row("exact", exact)
+    if facts["answers"] != "scores":
+        summary.add_row("answers", f"{facts['answers']}, computed inside the protocol")
     if facts["input_scales"]:
         summary.add_row("inputs", f"each at a scale of its own, 1 to {facts['input_scales']}, its client's secret")
     summary.add_row(

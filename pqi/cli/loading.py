@@ -89,7 +89,7 @@ def _attribute(module: Any, module_name: str, path: str) -> Any:
 
 def load_calibration(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """x and, if the file has it, y, of an .npz file (x: key ``x``, or the only array), or x of an .npy file."""
-    arrays = _arrays(path)
+    arrays = load_arrays(path)
     if set(arrays) == {""}:
         return arrays[""], None
     if "x" not in arrays and len(arrays) != 1:
@@ -110,7 +110,7 @@ def load_input(path: Path) -> NDArray[Any]:
     return load_calibration(path)[0]
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Every array of the file by name; an .npy file's has the name ""."""
     if not path.is_file():
         raise CliError(f"{path}: there is no such file.")

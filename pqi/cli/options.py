@@ -189,6 +189,12 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="M.pqi", help="An integer model, as pqi quantize writes it.", show_default=False)
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="[cpu|cuda|cuda:N]", help="On shares: where to compute. It changes no byte on the wire."
+    ),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads for tensor work.", show_default="shared out")
 ]
@@ -196,4 +202,5 @@ ThreadsOption = Annotated[
 
 def example(*lines: str) -> str:
     """The closing lines of a help text."""
-    return "\n".join(["[bold]Example[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])
+    # An empty line between them: older typer joins lines that have none.
+    return "\n\n".join(["[bold]Example[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

@@ -90,6 +90,15 @@ RingsOption = Annotated[
     Rings, typer.Option(help="proven: no input can wrap. calibrated: narrower, mod 2^k by definition.")
 ]
 
+AnswersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="What a client is told, computed inside the protocol: scores, label, top:K (the K best, without order), "
+        "ranked:K (in order), rounded:BITS.",
+    ),
+]
+
 
 def quantize(
     model: NetworkArgument,
@@ -113,6 +122,7 @@ def quantize(
     rings: RingsOption = Rings.PROVEN,
     margin_bits: Annotated[int, typer.Option(min=0, max=16, help="Bits above what calibration saw.")] = 1,
     max_ring: Annotated[int, typer.Option(min=1, max=32, help="Refuse rings wider than this.")] = 32,
+    answers: AnswersOption = "scores",
     report_file: ReportOption = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
@@ -121,12 +131,13 @@ def quantize(
 
     MODEL is code: it is loaded with your rights, so open only what you trust. The result, M.pqi, holds numbers only.
     """
+    from pqi.audit.defences.outputs import policy_of
     from pqi.cli.loading import load_calibration, load_network
     from pqi.quant import quantize as quantized
 
     if not output.absolute().parent.is_dir():
         raise CliError(f"{output}: there is no folder {output.absolute().parent} to write it to.")
-    layers = layer_fields(layer or [])
+    layers, policy = layer_fields(layer or []), policy_of(answers)
     x, labels = load_calibration(calibration)
     network = load_network(model)
     reporter = Reporter(report_file)
@@ -134,7 +145,7 @@ def quantize(
     chosen |= {"weights": weights.value, "activations": activations.value, "dynamic": quieter or dynamic}
     chosen |= {"observer": observer.value, "percentile": percentile, "equalize": equalize}
     chosen |= {"bias_correction": bias_correction, "learned_rounding": learned_rounding}
-    chosen |= {"rings": rings.value, "margin_bits": margin_bits, "max_ring": max_ring}
+    chosen |= {"rings": rings.value, "margin_bits": margin_bits, "max_ring": max_ring, "answers": policy}
     with _bar() as progress:
         made = quantized(network, x, weight_bits, activation_bits, **chosen, progress=progress, look=reporter.look)
     facts: dict[str, Any] = {"model": model, "output": str(output)}

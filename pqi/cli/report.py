@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pqi.quant.stages import Calibration, Lowered
 
 
-def _can_be_drawn(path: Path | None) -> Path | None:
-    # Found out now rather than after the work.
+def can_be_drawn(path: Path | None) -> Path | None:
+    """An option's callback: a page that could not be written is refused now rather than after the work."""
     if path is None:
         return None
     from pqi.quant.pictures import PicturesMissing, require
@@ -38,7 +38,7 @@ ReportOption = Annotated[
         "--report",
         metavar="R.html",
         dir_okay=False,
-        callback=_can_be_drawn,
+        callback=can_be_drawn,
         help="Also compare float and integer network layer by layer on the typical inputs, with histograms, in R.html.",
     ),
 ]

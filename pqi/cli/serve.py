@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pqi.cli.options import DebugOption, JsonOption, ThreadsOption
+from pqi.cli.options import DebugOption, DeviceOption, JsonOption, ThreadsOption
 from pqi.cli.screen import err, out, write_json
 
 BundleArgument = Annotated[
@@ -33,13 +33,17 @@ class LogLevel(str, Enum):
 
 LogOption = Annotated[LogLevel, typer.Option("--log-level", help="How much to log, on standard error.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one message of another role.")]
+ListenOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.", show_default="as the bundle says")
+]
+PoolItemsOption = Annotated[
+    int, typer.Option(min=0, help="On shares: inputs that material is kept ahead for; 0 has it dealt when one asks.")
+]
 
 
 def serve(
     bundle: BundleArgument,
-    listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.", show_default="as the bundle says")
-    ] = None,
+    listen: ListenOption = None,
     journal: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record of used items.", show_default="in the bundle")
     ] = None,
@@ -54,10 +58,12 @@ def serve(
     clients: Annotated[
         int, typer.Option(min=1, help="Under a client's key: clients whose evaluation keys are kept at one time.")
     ] = 8,
+    pool_items: PoolItemsOption = 256,
     pool_mib: Annotated[int, typer.Option(min=1, help="On shares: memory for material kept ahead, MiB.")] = 1024,
     spill_mib: Annotated[
         int, typer.Option(min=0, help="On shares: disk for more of it, MiB, sealed under a key in memory only.")
     ] = 0,
+    device: DeviceOption = "cpu",
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,
     log_level: LogOption = LogLevel.INFO,
@@ -77,9 +83,11 @@ def serve(
     patience = Patience(step=timeout)
     options = ServerOptions(
         max_batch=max_batch or ServerOptions.max_batch,
+        pool_items=pool_items,
         pool_bytes=pool_mib << 20,
         spill_bytes=spill_mib << 20,
         patience=patience,
+        device=device,
     )
     keyed = KeyedOptions(workers=workers, max_batch=max_batch, clients=clients, patience=patience)
 
@@ -101,6 +109,7 @@ def deal(
         str | None,
         typer.Option(metavar="ADDRESS", help="The dealer's own ray cluster for the workers; 'local' makes one here."),
     ] = None,
+    device: DeviceOption = "cpu",
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,
     log_level: LogOption = LogLevel.INFO,
@@ -122,7 +131,14 @@ def deal(
 
     with _stopped_by_signals() as stop:
         roles.deal(
-            bundle, stop, patience=Patience(step=timeout), threads=threads, ready=ready, workers=workers, ray=ray
+            bundle,
+            stop,
+            patience=Patience(step=timeout),
+            threads=threads,
+            ready=ready,
+            workers=workers,
+            ray=ray,
+            device=device,
         )
     err().print("Stopped.", style="soft")
 

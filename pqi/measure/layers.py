@@ -26,7 +26,7 @@ from protocols.rounds import PartyId
 REST = "(rest)"
 _LINEAR, _OTHER = "linear", "other"
 _RUNS, _LONG = 3, 2.0  # times that something is timed; seconds after which it is enough
-Prepare = Callable[[bytes, int, int, bytes], Any]
+Prepare = Callable[[bytes, int, int, bytes | memoryview], Any]
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,10 @@ def _of_steps(
 
 
 def _timed(
-    deal: Callable[[int, int], bytes], parties: Mapping[PartyId, Prepare], keys: Mapping[PartyId, bytes], batch: int
+    deal: Callable[[int, int], bytes | memoryview],
+    parties: Mapping[PartyId, Prepare],
+    keys: Mapping[PartyId, bytes],
+    batch: int,
 ) -> Offline:
     """The fastest of some runs, each on items of its own."""
     dealing: list[float] = []

@@ -12,7 +12,7 @@ from pqi.measure.layers import Layer, Offline, layers, measure_offline
 from pqi.measure.plain import Beside, Plain
 from pqi.measure.spread import Spread
 from pqi.measure.subject import Subject
-from pqi.measure.supply import MOST_STARVED, Reins
+from pqi.measure.supply import Reins
 from pqi.measure.truth import Reply, Served, Truth, compare
 from pqi.program.circuits import Model
 from pqi.program.keyed import KeyedProgram, compile_keyed
@@ -24,6 +24,7 @@ from protocols.api import SecurityStatement
 
 _WARMING = 2  # batches: the first makes connections, the second meets caches as they will be
 _STEP_SECONDS = 60.0  # one message of a peer; a large layer under a shaped link takes its time
+_LONGEST_DEALING = 3.0  # seconds; a server waits twice as long for the dealer before it gives up
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Asked:
     """What is asked of every protocol. queries: how many batches. network: what programs on shares are planned for.
 
     link: the network to emulate between roles (None: loopback as it is). weights: who may know them, on shares.
-    starved: batches that are asked with the pool empty. profile: measure dealing and preparing layer by layer, too.
+    on_demand: batches of which nothing is dealt before they are asked. profile: measure dealing and preparing layer by
+    layer, too.
     """
 
     batch: int
@@ -39,12 +41,12 @@ class Asked:
     network: str = "lan"
     link: str | None = None
     weights: str | Mapping[str, str] = "shared"
-    starved: int = 3
+    on_demand: int = 3
     profile: bool = False
 
     @property
     def samples(self) -> int:
-        """Inputs in all, but for those that are asked with the pool empty."""
+        """Inputs in all, but for those of which nothing is dealt ahead."""
         return self.batch * self.queries
 
 
@@ -54,7 +56,8 @@ class Figures:
 
     seconds: whole (the client's clock), offline and server (the slower server's), encrypt and decrypt (the client under
     a key; encrypting includes nothing of the keys), deal (with the pool empty, from the dealer's start to the arrival
-    at server B) and total (from the dealer's start to the client's answer: offline and online). keys_*: once a session.
+    at server B) and total (the client's clock where nothing is kept ahead: its question makes server B order exactly
+    this batch, and nothing else is dealt meanwhile; offline and online). keys_*: once a session.
     offline_bytes: dealt, by role; online_bytes: between the servers, by role; question_bytes, answer_bytes: from and to
     the client, all servers.
     """
@@ -94,15 +97,15 @@ class Run:
 
 @dataclass
 class _Replies:
-    """Predictions. timed: those asked with a full pool and a dealer at rest, which figures are of."""
+    """Predictions. timed: those asked with a full pool and a dealer at rest, which figures are of; on_demand: those
+    of which nothing was dealt before, by another deployment."""
 
     subject: Subject
     service: LocalService
     warming: list[Reply] = field(default_factory=list)
     timed: list[Reply] = field(default_factory=list)
-    starved: list[Reply] = field(default_factory=list)
+    on_demand: list[Reply] = field(default_factory=list)
     deal: list[float] = field(default_factory=list)
-    total: list[float] = field(default_factory=list)
 
     def ask(self, at: int, n: int) -> Reply:
         """One prediction of n inputs on the client's clock."""
@@ -116,7 +119,7 @@ class _Replies:
     @property
     def every(self) -> list[Reply]:
         """All of them: none may be wrong."""
-        return [*self.warming, *self.timed, *self.starved]
+        return [*self.warming, *self.timed, *self.on_demand]
 
 
 def run(subject: Subject, protocol: str, asked: Asked) -> Run:
@@ -126,12 +129,17 @@ def run(subject: Subject, protocol: str, asked: Asked) -> Run:
     kind = "polynomial" if model is subject.polynomial else "integer"
     beside = Beside(subject, asked.batch, (kind,))
     how: dict[str, Any] = {} if isinstance(program, KeyedProgram) else {"weights": asked.weights}
+    how |= {"network": asked.network, "link": asked.link}
     options = _options(program, asked.batch)
-    with local(model, protocol, network=asked.network, server_options=options, link=asked.link, **how) as service:
+    with local(model, protocol, server_options=options, **how) as service:
         replies = _Replies(subject, service)
         with Reins(service, asked.batch) as dealer:
             _ask_all(replies, dealer, beside, asked)
         memory = _memory(service, replies.timed[-1])
+    if asked.on_demand and replies.deal and max(replies.deal) < _LONGEST_DEALING:
+        with local(model, protocol, server_options=options | {"pool_items": 0}, **how) as service:
+            replies.service = service
+            _ask_on_demand(replies, asked)
     offline, by_layer = _offline(model, program, asked)
     ledgers = [reply.answer.ledger for reply in replies.timed]
     whole = isinstance(program, pqi.program.Program) and all(ledger.queries == 1 for ledger in ledgers)
@@ -178,10 +186,14 @@ def _ask_all(replies: _Replies, dealer: Reins, beside: Beside, asked: Asked) -> 
             replies.deal.append(dealt)
         replies.timed.append(replies.ask(at, asked.batch))
         beside.sample()  # while the dealer is held still
-        if len(replies.starved) < asked.starved and replies.deal and max(replies.deal) < MOST_STARVED:
-            reply, seconds = dealer.starved(lambda at=at: replies.ask(at, asked.batch))  # type: ignore[misc]
-            replies.starved.append(reply)
-            replies.total.append(seconds)
+
+
+def _ask_on_demand(replies: _Replies, asked: Asked) -> None:
+    """Some batches to warm up, then those that are timed from an empty pool to the answer."""
+    for _ in range(_WARMING):
+        replies.warming.append(replies.ask(0, asked.batch))
+    for at in range(asked.on_demand):
+        replies.on_demand.append(replies.ask(at % asked.queries * asked.batch, asked.batch))
 
 
 def _offline(model: Model, program: Served, asked: Asked) -> tuple[Offline | None, Mapping[str, Offline]]:
@@ -203,8 +215,8 @@ def _figures(replies: _Replies) -> Figures:
         seconds["decrypt"] = Spread.of([each.decrypt_seconds for each in own])
     if replies.deal:
         seconds["deal"] = Spread.of(replies.deal)
-    if replies.total:
-        seconds["total"] = Spread.of(replies.total)
+    if replies.on_demand:
+        seconds["total"] = Spread.of([reply.seconds for reply in replies.on_demand])
     keys, last = replies.warming[0].answer.ledger.own or OwnLedger(), ledgers[-1]
     return Figures(
         seconds=seconds,

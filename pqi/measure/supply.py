@@ -1,29 +1,22 @@
 """The dealer of a local deployment, held still while an answer is timed: in the field it has a machine of its own.
 
-The pool holds one batch. ``refill`` lets the dealer deal it and holds him again; ``starved`` asks a question with the
-pool empty, and lets the dealer begin only then: the clock runs from his first step to the client's answer.
+The pool holds one batch. ``refill`` lets the dealer deal it and holds him again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
 
 from pqi.measure.errors import MeasureError
 from pqi.session.local import LocalService
 from pqi.session.roles import DEALER
 
-T = TypeVar("T")
-_HEAD_START = 0.05  # seconds in which a question reaches the servers, which then wait for the dealer
 _PATIENCE = 900.0
 _FINE, _COARSE = 0.001, 0.02  # seconds between two looks at the pool: at first, and where dealing takes long
 _LONG = 0.2
-MOST_STARVED = 3.0  # seconds of dealing; a server waits twice as long for the dealer before it gives up
 
 
 class Reins:
@@ -64,23 +57,6 @@ class Reins:
         seconds = time.perf_counter() - started
         self._hold()
         return seconds if fresh else None
-
-    def starved(self, ask: Callable[[], T]) -> tuple[T, float]:
-        """Ask with the pool empty and the dealer held; the answer, and seconds from the dealer's start to it."""
-        begun: list[float] = []
-
-        def begin() -> None:
-            begun.append(time.perf_counter())
-            self._release()
-
-        timer = threading.Timer(_HEAD_START, begin)
-        timer.start()
-        try:
-            answer = ask()
-            ended = time.perf_counter()
-        finally:
-            timer.join()
-        return answer, ended - begun[0]
 
     def _full(self) -> bool:
         state = list(self._service.status().values())[-1]

@@ -37,7 +37,7 @@ from pqi.net.frames import (
 from pqi.net.link import NONE, STAMP, Line, Link
 from pqi.net.stream import RECORD, TlsStream
 from pqi.net.tls import Identity, let_last_words_arrive
-from pqi.net.waiting import SPIN_SECONDS, Watch, nap, wait
+from pqi.net.waiting import SPIN_SECONDS, Bell, Watch, nap, wait
 
 _MIN_RATE = 128 * 1024  # bytes per second: what moves at least this fast is given time beyond its time-out
 _BURST = 32  # records read on one channel before the others have their turn
@@ -315,15 +315,19 @@ def exchange(sends: Sequence[Outgoing], expects: Sequence[Channel], timeout: flo
             raise Timeout(late.peer, during if waiting else f"room to send {during}", timeout)
 
 
-def receive_any(channels: Sequence[Channel], timeout: float, waiting_for: str) -> tuple[Channel, Frame] | None:
-    """The first whole frame from any of ``channels``, or None when ``timeout`` seconds brought none."""
+def receive_any(
+    channels: Sequence[Channel], timeout: float, waiting_for: str, bell: Bell | None = None
+) -> tuple[Channel, Frame] | None:
+    """The first whole frame from any of ``channels``; None when ``timeout`` seconds brought none or ``bell`` rang."""
     deadline = time.monotonic() + timeout
     while True:
         for channel in channels:
             frame = channel._pump_in(waiting_for)
             if frame is not None:
                 return channel, frame
-        if not _wait([(c, c._in_event) for c in channels], deadline):
+        if bell is not None and bell.heard():
+            return None
+        if not _wait([(c, c._in_event) for c in channels], deadline, bell=bell):
             return None
 
 
@@ -342,9 +346,9 @@ def _pull(channel: Channel, during: str, received: dict[Channel, Frame]) -> bool
     return frame is not None
 
 
-def _wait(wants: Sequence[tuple[Channel, int]], deadline: float, spin: float = 0.0) -> bool:
-    """Wait until one wanted event is there; False at the deadline. An event of 0 wants no wait at all."""
-    masks: dict[Watch, int] = {}
+def _wait(wants: Sequence[tuple[Channel, int]], deadline: float, spin: float = 0.0, bell: Bell | None = None) -> bool:
+    """Wait until one wanted event is there, or the bell; False at the deadline. An event of 0 wants no wait at all."""
+    masks: dict[Watch, int] = {} if bell is None else {bell.watch: select.POLLIN}
     ready, due = False, 0
     for channel, event in wants:
         if channel._closed:

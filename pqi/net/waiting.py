@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -33,6 +34,39 @@ class Watch:
             self._poller.modify(self.descriptor, mask)
             self._mask = mask
         return self._poller
+
+
+class Bell:
+    """Wakes a thread that waits for its connections, from any other thread; rung often, it wakes once. Close it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rung = self._closed = False
+        self._read, self._write = os.pipe()
+        self.watch = Watch(self._read)
+
+    def ring(self) -> None:
+        """Wake whoever waits, or whoever waits next. Does nothing on a closed bell."""
+        with self._lock:
+            if not (self._rung or self._closed):
+                self._rung = True
+                os.write(self._write, b"!")
+
+    def heard(self) -> bool:
+        """Whether it was rung since this was last asked."""
+        with self._lock:
+            rung, self._rung = self._rung, False
+            if rung and not self._closed:
+                os.read(self._read, 1)
+            return rung
+
+    def close(self) -> None:
+        """Give the descriptors back. Closing twice is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._read)
+                os.close(self._write)
 
 
 def wait(masks: Mapping[Watch, int], seconds: float, spin: float) -> bool:

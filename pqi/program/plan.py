@@ -4,7 +4,7 @@ From an accumulator ``<z>_k`` to a code there are, with their exchanges (the ope
 
 ==============  ==========  ============================================================================================
 digits          3           comparison by digits: fewest bytes (``Clamp``, in stages where the ring is much wider)
-quick clamp     2           products of masked bits in the ring of the result (``QuickClamp``): 2 to 3 times the bytes
+quick clamp     2           rows of digits that tell a masked result at once (``QuickClamp``): less than twice the bytes
 fused table     2           2^(t+1) entries for an index of t = k - shift bits (``FusedTable``)
 table           1           2^t entries, where nothing is shifted away (``Table``)
 sign, select    2           2^t bits, where nothing is shifted away and no value passes the upper end (``Relu``)

@@ -20,6 +20,7 @@ from pqi.program.schedule import Schedule
 from pqi.program.windows import Windows
 from protocols import ring
 from protocols.api import Step
+from protocols.devices import CPU
 from protocols.errors import Misuse
 from protocols.prg import Random, Secret
 from protocols.protocol import DealerRole
@@ -39,17 +40,17 @@ def split_weights(model: IntegerModel, program: Program) -> dict[PartyId, dict[s
 
 
 class Dealer(Secret):
-    """The dealer of one program. ``new_epoch`` forgets everything about the one before."""
+    """The dealer of one program. ``new_epoch`` forgets everything about the one before. device: where it deals."""
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
-        self._program, self._tensors = program, dict(tensors)
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor], device: torch.device = CPU) -> None:
+        self._program, self._tensors, self._device = program, dict(tensors), device
         self._epoch: DealerRole | None = None
 
     def new_epoch(self, secret: bytes | None = None) -> tuple[bytes, bytes]:
         """Keys for P0 and P1; items count from 0 again. secret: of an epoch that another dealer of this program began
         (:meth:`expose_epoch`); without one the epoch is fresh.
         """
-        self._epoch = self._program.backend.dealer(self._program.steps, self._tensors, secret)
+        self._epoch = self._made(secret)
         return self._epoch.keys_for(PartyId.P0), self._epoch.keys_for(PartyId.P1)
 
     def expose_epoch(self) -> bytes:
@@ -60,7 +61,7 @@ class Dealer(Secret):
             raise Misuse("expose_epoch was called before new_epoch")
         return self._epoch.expose_epoch()
 
-    def deal(self, first_item: int, n: int) -> bytes:
+    def deal(self, first_item: int, n: int) -> bytes | memoryview:
         """P1's ``n * record_bytes`` bytes for items ``first_item .. first_item+n-1`` of this epoch, each dealt once."""
         if self._epoch is None:
             raise Misuse("deal was called before new_epoch")
@@ -68,7 +69,10 @@ class Dealer(Secret):
 
     def rehearse(self) -> None:
         """Deal one item of an epoch that nobody will use: what is compiled or tabulated once is ready afterwards."""
-        self._program.backend.dealer(self._program.steps, self._tensors).deal(0, 1)
+        self._made().deal(0, 1)
+
+    def _made(self, secret: bytes | None = None) -> DealerRole:
+        return self._program.backend.dealer(self._program.steps, self._tensors, secret, self._device)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -80,11 +84,13 @@ class Prepared(Secret):
 
 
 class PartyRunner:
-    """A compute party: its part of the model, ready to serve batches."""
+    """A compute party: its part of the model, ready to serve batches. device: where it computes."""
 
-    def __init__(self, program: Program, party: PartyId, tensors: Mapping[str, Tensor]) -> None:
-        self.program, self.party = program, party
-        self._role = program.backend.party(program.steps, party, tensors)
+    def __init__(
+        self, program: Program, party: PartyId, tensors: Mapping[str, Tensor], device: torch.device = CPU
+    ) -> None:
+        self.program, self.party, self._device = program, party, device
+        self._role = program.backend.party(program.steps, party, tensors, device)
         self._schedule = Schedule(program.instructions, program.output)
 
     def prepare(self, keys: bytes, first_item: int, n: int, corrections: bytes | bytearray | memoryview) -> Prepared:
@@ -112,7 +118,7 @@ class PartyRunner:
         on_step: hears an instruction's name when work on it has been done, for ledgers.
         """
         p = self.program
-        flat = ring.unpack(message_from_client, p.input_ring, prepared.n * prod(p.input_shape))
+        flat = ring.unpack(message_from_client, p.input_ring, prepared.n * prod(p.input_shape), self._device)
 
         def start(code: Instruction, inputs: list[Tensor]) -> Steps[Tensor]:
             if isinstance(code.action, Step):

@@ -17,7 +17,7 @@ from protocols.api import STEPS, VISIBILITIES, Step
 from protocols.errors import ProtocolError
 from protocols.linmap import MAPS, LinearMap
 
-FORMAT = 2  # to be raised whenever the same program is dealt, packed or computed in another way
+FORMAT = 3  # to be raised whenever the same program is dealt, packed or computed in another way
 MAX_INSTRUCTIONS = 100_000
 MAX_INT = 1 << 32
 _MAP_NAMES = {cls: name for name, cls in MAPS.items()}

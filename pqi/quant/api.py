@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from pqi.audit.defences.outputs import Policy, harden, policy_of
 from pqi.graph.model import IntegerModel
 from pqi.graph.ranges import MAX_RING
 from pqi.quant.calibrate import Progress, calibrate
@@ -44,31 +46,31 @@ def quantize(
     rings: str = "proven",
     margin_bits: int = 1,
     max_ring: int = MAX_RING,
+    answers: Any = "scores",
     progress: Progress | None = None,
     look: Callable[[Calibration, Lowered, IntegerModel], None] | None = None,
 ) -> IntegerModel:
     """An exact integer model of ``net``.
 
-    net: a torch module (its mode and weights are left as they are) or an exported program. calibration: typical inputs
-    (N, ...) or an iterable of batches, from which every range is taken.
-
+    net: a torch module (left as it is) or an exported program. calibration: typical inputs (N, ...) or an iterable of
+    batches, from which every range is taken.
     What every layer gets (``pqi.quant.scheme.Scheme``): weight_bits and weights (levels of a weight), per_channel,
     multiplier; activation_bits and activations (levels of the codes between layers), observer, percentile, index_bits.
     ends="eight_bits" keeps the weights of the first and the last layer at 8 bits. layers: fields of single layers by
-    name, e.g. ``{"conv1": {"weight_bits": 6}}``.
-
-    How it is improved without labels: equalize (channels' ranges shared out between layers), learned_rounding (which
-    of its two nearest levels each weight takes), bias_correction (the mean error of every channel).
+    name, e.g. ``{"conv1": {"weight_bits": 6}}``. Improved without labels: equalize (channels' ranges shared out between
+    layers), learned_rounding (which of its two nearest levels a weight takes), bias_correction (channels' mean errors).
 
     input_bits, input_range: of the client's codes; integers that fit input_bits keep their grid. dynamic: True, or how
-    many times quieter than the loudest inputs may be: each gets a scale of its own, which no server learns (see
-    ``pqi.quant.loudness``). rings: "proven" (no input can wrap) or "calibrated" (observed ranges and margin_bits more,
-    or index_bits; mod 2^k by definition). max_ring: refuse rings wider than this. progress(done, total): per batch.
-    look(calibration, lowered, model): called at the end with what the stages made, for ``pqi.quant.compare``.
+    many times quieter than the loudest inputs may be: each gets a scale of its own (``pqi.quant.loudness``). rings:
+    "proven" (no input can wrap) or "calibrated" (observed ranges and margin_bits more, or index_bits; mod 2^k by
+    definition). max_ring: refuse rings wider than this. answers: what clients are told, computed inside the protocol
+    (``pqi.audit.defences.outputs``): "scores", "label", ("top", k), ("ranked", k), ("rounded", bits). progress(done,
+    total): per batch. look(calibration, lowered, model): called before answers are hardened, for ``pqi.quant.compare``.
 
-    Raises UnsupportedOperator, QuantizationError or RangeError; each says what to do.
+    Raises UnsupportedOperator, QuantizationError, RangeError or AuditError (answers); each says what to do.
     """
     check_bits("input_bits", input_bits, 1, 12)
+    policy = policy_of(answers)
     scheme = Scheme(
         weight_bits, weights, per_channel, multiplier, activation_bits, activations, index_bits, observer, percentile
     )
@@ -79,7 +81,11 @@ def quantize(
     model = finish(lowered, seen, rings=rings, margin_bits=margin_bits, max_ring=max_ring)
     if look is not None:
         look(seen, lowered, model)
-    return model
+    return _hardened(model, policy, seen)
+
+
+def _hardened(model: IntegerModel, policy: Policy, seen: Calibration) -> IntegerModel:
+    return harden(model, policy, torch.from_numpy(seen.quantizer.saturating_codes(seen.sample)[0]))
 
 
 def improve(

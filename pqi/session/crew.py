@@ -33,12 +33,18 @@ from torch import Tensor
 from pqi.program import Dealer
 from pqi.program.instructions import Program
 from pqi.session.errors import SessionError, WorkerFailed
+from pqi.session.pool import Corrections
+from protocols.devices import CPU
 from protocols.errors import Misuse
 from protocols.prg import Secret
 
 RAY_HERE = "local"
 # A cluster started here admits who has its token alone (ray 2.52 and later), and tells nobody that it exists.
-_RAY_HABITS = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+_RAY_HABITS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 _MISSING = "dealing over ray needs the extra 'scale': pip install 'private-quantized-inference[scale]'"
 
 
@@ -50,10 +56,10 @@ class Crew(ABC):
 
     width = 1
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
-        self._dealer = Dealer(program, tensors)
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor], device: torch.device = CPU) -> None:
+        self._dealer = Dealer(program, tensors, device)
         self._next: int | None = None
-        self._orders: list[Future[bytes]] = []
+        self._orders: list[Future[Corrections]] = []
 
     def rehearse(self) -> None:
         """See :meth:`pqi.program.Dealer.rehearse`; workers find on the disk what was compiled here."""
@@ -69,7 +75,7 @@ class Crew(ABC):
         self._next = 0
         return keys
 
-    def submit(self, first: int, n: int) -> Future[bytes]:
+    def submit(self, first: int, n: int) -> Future[Corrections]:
         """Order items ``first .. first+n-1``. Raises Misuse if one of them was ordered before, or no epoch begun."""
         if self._next is None:
             raise Misuse("items were ordered before an epoch was begun")
@@ -80,7 +86,7 @@ class Crew(ABC):
         self._orders.append(order := self._order(first, n))
         return order
 
-    def collect(self, order: Future[bytes], timeout: float | None = None) -> bytes:
+    def collect(self, order: Future[Corrections], timeout: float | None = None) -> Corrections:
         """What an order brought, after ``timeout`` seconds at most.
 
         Raises concurrent.futures.TimeoutError; WorkerFailed if who worked on it is gone; ProtocolError from the work.
@@ -91,7 +97,7 @@ class Crew(ABC):
     def _new_epoch(self) -> tuple[bytes, bytes]: ...
 
     @abstractmethod
-    def _order(self, first: int, n: int) -> Future[bytes]: ...
+    def _order(self, first: int, n: int) -> Future[Corrections]: ...
 
     @abstractmethod
     def close(self) -> None:
@@ -99,17 +105,17 @@ class Crew(ABC):
 
 
 class ThreadCrew(Crew):
-    """One thread: it makes the next items while their owner sends the last ones."""
+    """One thread: it makes the next items while their owner sends the last ones. device: where they are made."""
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(program, tensors)
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor], device: torch.device = CPU) -> None:
+        super().__init__(program, tensors, device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="deal")
 
     def _new_epoch(self) -> tuple[bytes, bytes]:
         # In the thread itself: what is left of the old epoch ends before its keys are replaced.
         return self._thread.submit(self._dealer.new_epoch).result()
 
-    def _order(self, first: int, n: int) -> Future[bytes]:
+    def _order(self, first: int, n: int) -> Future[Corrections]:
         return self._thread.submit(self._dealer.deal, first, n)
 
     def close(self) -> None:
@@ -148,7 +154,7 @@ class ProcessCrew(Crew):
         self._secret = _EpochSecret(self._dealer.expose_epoch())
         return keys
 
-    def _order(self, first: int, n: int) -> Future[bytes]:
+    def _order(self, first: int, n: int) -> Future[Corrections]:
         if self._pool is None:
             raise WorkerFailed("the dealing workers were ended")
         try:
@@ -156,7 +162,7 @@ class ProcessCrew(Crew):
         except BrokenExecutor:
             raise self._broken() from None
 
-    def collect(self, order: Future[bytes], timeout: float | None = None) -> bytes:
+    def collect(self, order: Future[Corrections], timeout: float | None = None) -> Corrections:
         """See :meth:`Crew.collect`."""
         try:
             return order.result(timeout)
@@ -216,13 +222,13 @@ class RayCrew(Crew):
         self._secret = _EpochSecret(self._dealer.expose_epoch())
         return keys
 
-    def _order(self, first: int, n: int) -> Future[bytes]:
+    def _order(self, first: int, n: int) -> Future[Corrections]:
         hand = self._hands[self._turn]
         self._turn = (self._turn + 1) % len(self._hands)
-        order: Future[bytes] = hand.deal.remote(self._secret.expose_to_worker(), first, n).future()
+        order: Future[Corrections] = hand.deal.remote(self._secret.expose_to_worker(), first, n).future()
         return order
 
-    def collect(self, order: Future[bytes], timeout: float | None = None) -> bytes:
+    def collect(self, order: Future[Corrections], timeout: float | None = None) -> Corrections:
         """See :meth:`Crew.collect`."""
         try:
             return order.result(timeout)
@@ -236,10 +242,23 @@ class RayCrew(Crew):
         self._ray.shutdown()
 
 
-def crew_of(program: Program, tensors: Mapping[str, Tensor], workers: int = 1, ray: str | None = None) -> Crew:
-    """The crew asked for: one thread, ``workers`` processes, or ``workers`` actors of the ray cluster at ``ray``."""
+def crew_of(
+    program: Program,
+    tensors: Mapping[str, Tensor],
+    workers: int = 1,
+    ray: str | None = None,
+    device: torch.device = CPU,
+) -> Crew:
+    """The crew asked for: one thread, ``workers`` processes, or ``workers`` actors of the ray cluster at ``ray``.
+
+    device: where one thread makes the items; the other crews are for processors.
+    """
     if workers < 1:
         raise SessionError(f"workers = {workers}; at least 1 deals")
+    if device.type != "cpu":
+        if workers > 1 or ray is not None:
+            raise SessionError(f"one thread deals on {device}: leave out workers and ray, which are for processors")
+        return ThreadCrew(program, tensors, device)
     if ray is not None:
         return RayCrew(program, tensors, workers, ray)
     return ThreadCrew(program, tensors) if workers == 1 else ProcessCrew(program, tensors, workers)
@@ -262,7 +281,7 @@ class Hand:
         if secret != self._secret:
             self._dealer.new_epoch(secret)
             self._secret = secret
-        return self._dealer.deal(first, n)
+        return bytes(self._dealer.deal(first, n))
 
 
 def _as_bytes(program: Program, tensors: Mapping[str, Tensor]) -> tuple[str, bytes]:

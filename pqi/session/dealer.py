@@ -28,6 +28,7 @@ from pqi.session.crew import Crew, ThreadCrew
 from pqi.session.errors import SessionError
 from pqi.session.journal import MAX_ITEM
 from pqi.session.material import EPOCH_DIGITS, KeyBytes, new_id
+from pqi.session.pool import Corrections
 from pqi.session.roles import DEALER, SERVER_A, SERVER_B
 from pqi.session.serving import Patience
 from pqi.session.supply import chunk_items, pieces, supply_limits
@@ -38,7 +39,7 @@ log = logging.getLogger("pqi.dealer")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 _BULK_SECONDS = 60.0
 _LOOK_SECONDS = 0.5  # between two looks at the links while there is nothing to send
-Order = tuple[int, int, "Future[bytes]"]
+Order = tuple[int, int, "Future[Corrections]"]
 
 
 class DealerService:
@@ -154,7 +155,7 @@ class DealerService:
             begun += n
         return begun
 
-    def _deliver(self, b: Channel, epoch: str, first: int, n: int, corrections: bytes) -> None:
+    def _deliver(self, b: Channel, epoch: str, first: int, n: int, corrections: Corrections) -> None:
         if len(corrections) != n * self._record:
             raise SessionError(f"items [{first}, {first + n}) took {len(corrections)} bytes, not {n * self._record}")
         word = encode_control({"kind": "items", "epoch": epoch, "first": first, "n": n})

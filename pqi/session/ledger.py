@@ -18,9 +18,9 @@ _STEP_FIELDS = ("exchanges", "sent", "received", "compute_seconds", "network_sec
 
 def peak_rss_of(pid: int | str) -> int | None:
     """The most memory that a process ever held, in bytes; None where the system does not tell."""
-    with suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+    with suppress(OSError, ValueError, IndexError):
+        state = Path(f"/proc/{pid}/status").read_bytes()
+        return int(state[state.index(b"VmHWM:") :].split(None, 2)[1]) * 1024
     return None
 
 

@@ -29,6 +29,7 @@ from pqi.program.keyed import KeyedProgram
 from pqi.session.client import Answer, Client, Progress
 from pqi.session.errors import QueryFailed, ServiceFailed
 from pqi.session.owner import CONFIG_FILE, make_keys, split
+from pqi.session.place import places_of
 from pqi.session.roles import CLIENT, DEALER, SERVER_A, SERVER_B
 
 _START_SECONDS, _STOP_SECONDS = 90.0, 4.0
@@ -47,21 +48,26 @@ def local(
     directory: str | Path | None = None,
     server_options: Mapping[str, int | float] | None = None,
     threads: int | None = None,
+    device: str | Mapping[str, str] = "cpu",
     link: str | Link | None = None,
 ) -> LocalService:
     """A deployment on this machine, as a context manager: ``with pqi.local(model) as service: service.predict(x)``.
 
     weights: who may know them, see :func:`pqi.split`. options: a keyed protocol's own, such as its packing.
     directory: where bundles, keys, journals and logs go (default: a temporary folder, removed at the end).
-    server_options: max_batch, timeout; on shares batch_mib, pool_items, pool_mib, spill_mib, and deal_workers, the
-    processes that deal side by side; under a key workers, clients, query_mib. threads: tensor threads per server.
+    server_options: max_batch, timeout; on shares batch_mib, pool_items (0: nothing is dealt ahead of a query),
+    pool_mib, spill_mib, and deal_workers, the processes that deal side by side; under a key workers, clients,
+    query_mib. threads: tensor threads per server.
+    device: where servers and dealer compute on shares, "cpu", "cuda" or "cuda:N", or {role: one of them}; the answer is
+    the same everywhere.
     link: the network to emulate on every connection between two roles, "lan" (1 Gbit/s, 1 ms round trip), "wan" (100
     Mbit/s, 40 ms) or a :class:`pqi.net.link.Link`; by default the roles talk as fast as this machine lets them. It
     changes how long messages take and nothing else; ``network`` is what the program is planned for.
-    Raises ValueError for a link that is none.
+    Raises ValueError for a link that is none; SessionError for a device that is not there, or not for the protocol.
     """
     plan = {"protocol": protocol, "network": network, "rounding": rounding, "weights": weights, "options": options}
-    return LocalService(model, plan, directory, dict(server_options or {}), threads, Link.parse(link))
+    places = places_of(device, protocol)
+    return LocalService(model, plan, directory, dict(server_options or {}), threads, Link.parse(link), places)
 
 
 def _give_cores(role: str, process: int, two_servers: bool) -> None:
@@ -90,8 +96,9 @@ class LocalService:
         options: Mapping[str, int | float],
         threads: int | None,
         link: Link = NONE,
+        places: Mapping[str, str] | None = None,
     ) -> None:
-        self._model, self._plan, self._link = model, plan, link
+        self._model, self._plan, self._link, self._places = model, plan, link, places or {}
         self._options, self._threads = options, threads
         self._temporary = directory is None
         self._given = None if directory is None else Path(directory)
@@ -207,6 +214,8 @@ class LocalService:
         for name, value in self._options.items():
             if (option := _option_of(role, name)) is not None:
                 command += [f"--{option.replace('_', '-')}", str(value)]
+        if role in self._places:
+            command += ["--device", self._places[role]]
         if self._threads is not None:
             command += ["--threads", str(self._threads)]
         root = str(Path(pqi.__file__).resolve().parent.parent)

@@ -28,6 +28,7 @@ from pqi.session.dealer import DealerService
 from pqi.session.errors import SessionError, WorkerFailed
 from pqi.session.keyed.server import KeyedOptions, KeyedServer
 from pqi.session.memory import keep_freed_memory
+from pqi.session.place import place_of
 from pqi.session.server import ComputeServer, ServerOptions
 from pqi.session.serving import Patience
 
@@ -58,9 +59,11 @@ def serve(
 
     options: bounds of a server that computes on shares. keyed: those of one that computes under clients' keys; the
     bundle says which of the two it is. threads: for tensor work on shares (default: cores shared out among the compute
-    parties, at least 1). Raises BundleError, JournalError, WorkerFailed, WrongPeer, CannotListen, ValueError (address).
+    parties, at least 1). Raises SessionError (device), BundleError, JournalError, WorkerFailed, WrongPeer,
+    CannotListen, ValueError (address).
     """
     loaded = load_server(bundle)
+    place_of((options or ServerOptions()).device, loaded.program.protocol)
     address = parse_address(listen) if listen else None
     made: ComputeServer | KeyedServer
     if isinstance(loaded, KeyedServerBundle):
@@ -92,19 +95,20 @@ def deal(
     ready: Ready | None = None,
     workers: int = 1,
     ray: str | None = None,
+    device: str = "cpu",
     link: Link = NONE,
 ) -> None:
     """Run the dealer until ``stop`` is set. ready: hears of every epoch that both servers know.
 
     workers: processes that make items side by side (1: a thread of this one). ray: address of the dealer's own ray
     cluster whose ``workers`` actors do that instead (``local``: one made here); needs the extra ``scale``.
-    link: what to emulate of a network.
-    Raises BundleError, WrongPeer, SessionError (workers, ray).
+    device: where items are made, cpu, cuda or cuda:N. link: what to emulate of a network.
+    Raises BundleError, WrongPeer, SessionError (workers, ray, device).
     """
     torch.set_num_threads(threads or 1)
     keep_freed_memory()
     loaded = load_dealer(bundle)
-    crew = crew_of(loaded.program, loaded.tensors, workers, ray)
+    crew = crew_of(loaded.program, loaded.tensors, workers, ray, place_of(device, loaded.program.protocol))
     crew.rehearse()
     service = DealerService(loaded, patience, crew, link)
 
@@ -161,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ready=ready,
                 workers=options.workers,
                 ray=options.ray,
+                device=options.device,
                 link=Link.parse(options.link),
             )
         else:
@@ -171,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pool_bytes=options.pool_mib << 20,
                 spill_bytes=options.spill_mib << 20,
                 patience=patience,
+                device=options.device,
                 link=Link.parse(options.link),
             )
             serve(
@@ -222,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what)
         command.add_argument("bundle", type=Path, help="folder of the role's bundle")
         command.add_argument("--threads", type=int, default=None, help="threads for tensor work")
+        command.add_argument("--device", default="cpu", help="where to compute on shares: cpu, cuda or cuda:N")
         command.add_argument("--timeout", type=float, default=Patience.step, help="seconds for one message of a peer")
         command.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
         command.add_argument("--ready-fd", type=int, default=None, help="descriptor for readiness reports")
@@ -232,7 +239,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--journal", type=Path, default=None, help="record of used items")
             command.add_argument("--max-batch", type=int, default=None)
             command.add_argument("--batch-mib", type=int, default=ServerOptions.batch_bytes >> 20)
-            command.add_argument("--pool-items", type=int, default=ServerOptions.pool_items)
+            command.add_argument(
+                "--pool-items", type=int, default=ServerOptions.pool_items, help="dealt ahead; 0: only on demand"
+            )
             command.add_argument("--pool-mib", type=int, default=ServerOptions.pool_bytes >> 20)
             command.add_argument("--spill-mib", type=int, default=ServerOptions.spill_bytes >> 20)
             command.add_argument("--workers", type=int, default=None, help="under a client's key: processes")

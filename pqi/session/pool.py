@@ -1,16 +1,20 @@
 """Server B's stock of corrections: filled ahead of time, bounded in memory and on disk, every item taken once.
 
 Items wait in the order in which they will be taken: first those in memory, then, if there is room on disk, sealed ones
-(:mod:`pqi.session.spill`). As memory becomes free, the next sealed ones are read back ahead of their turn.
+(:mod:`pqi.session.spill`). As memory becomes free, the next sealed ones are read back ahead of their turn. Who fills
+the pool hears at once when items were taken or are waited for (:meth:`Pool.attend`).
+
+A pool *on demand* keeps nothing ahead: it orders what the query in turn lacks, and no more.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,18 +23,23 @@ from pqi.session.spill import Spill
 
 log = logging.getLogger("pqi.server")
 _ENDLESS = 1 << 60
+_ON_DEMAND = 1 << 16  # the most items of one query where nothing is kept ahead
+
+_SOON = 0.1  # of a query's patience: items that are expected within it can be claimed before they are here
 
 Corrections = bytes | memoryview
+Claim = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Items [first, first + n) of an epoch, out of the pool for good. Corrections stay out of the representation."""
+    """Items [first, first + n) of an epoch, out of the pool for good; claimed: before they came."""
 
     epoch: str
     first: int
     n: int
     corrections: Corrections = field(repr=False)
+    claimed: bool = False
 
 
 @dataclass(eq=False)
@@ -54,13 +63,15 @@ class Pool:
     """Server B's corrections of the current epoch, first in first out; bounded in items and in bytes.
 
     record_bytes: bytes of one item. memory_items: the most items held in memory or on their way there, but for the
-    message that is being taken in. room: disk for more; None keeps all in memory.
+    message that is being taken in. max_items: 0 for a pool on demand. room: disk for more; None keeps all in memory.
     """
 
     def __init__(self, record_bytes: int, max_items: int, max_bytes: int, room: SpillRoom | None = None) -> None:
-        self.record_bytes = record_bytes
-        self.memory_items = max(1, min(max_items, max_bytes // record_bytes if record_bytes else max_items))
-        self._room = room if record_bytes else None
+        self.record_bytes, self.on_demand = record_bytes, max_items == 0
+        most = max_items or _ON_DEMAND
+        self.memory_items = max(1, min(most, max_bytes // record_bytes if record_bytes else most))
+        self._room = room if record_bytes and not self.on_demand else None
+        self._bells: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._turn = threading.Lock()  # one query waits at a time, so that a large one is not starved by small ones
         self._epoch = ""
@@ -73,6 +84,7 @@ class Pool:
         self._reading = _ENDLESS  # number of the oldest item on disk that the query in turn reads
         self._linked = False
         self._wanted = 0  # items that the query in turn waits for
+        self._pace = math.inf  # seconds for an item when one was last waited for in this epoch
 
     # ------------------------------------------------------------------ what is there
 
@@ -80,13 +92,13 @@ class Pool:
     def level(self) -> int:
         """Items that can be taken now."""
         with self._changed:
-            return min(self._limit, self._next - self._first)
+            return max(0, min(self._limit, self._next - self._first))
 
     @property
     def capacity(self) -> int:
-        """The most items held or on their way, in memory and on disk."""
+        """The most items held ahead or on their way, in memory and on disk."""
         with self._changed:
-            return self._capacity()
+            return 0 if self.on_demand else self._capacity()
 
     @property
     def spilled(self) -> int:
@@ -114,8 +126,10 @@ class Pool:
         with self._changed:
             before, self._spill, self._spilling = self._spill, spill, spill is not None
             self._epoch, self._first, self._next, self._linked = epoch, 0, _ENDLESS if endless else 0, not endless
-            self._limit = self._capacity()
+            self._limit, self._pace = self._capacity(), math.inf
             self._chunks.clear()
+            self._ring()
+            self._changed.notify_all()
         if before is not None:
             before.close()
 
@@ -125,6 +139,7 @@ class Pool:
             spill, self._spill, self._spilling, self._epoch = self._spill, None, False, ""
             self._chunks.clear()
             self._first = self._next
+            self._ring()
         if spill is not None:
             spill.close()
 
@@ -140,8 +155,17 @@ class Pool:
             if self._epoch == epoch:
                 self._chunks.clear()
                 self._first = self._next
+                self._ring()
 
     # ------------------------------------------------------------------ for the thread that fills it
+
+    def attend(self, ring: Callable[[], None], on: bool = True) -> None:
+        """Call ``ring``, which must be quick, whenever :meth:`room` may have grown; not any more if not ``on``."""
+        with self._changed:
+            if on:
+                self._bells.append(ring)
+            else:
+                self._bells.remove(ring)
 
     def room(self, epoch: str) -> int:
         """Items that could be ordered now; -1 when the epoch is over. Small gaps wait until they are worth an order."""
@@ -149,6 +173,8 @@ class Pool:
             if self._epoch != epoch:
                 return -1
             level = self._next - self._first
+            if self.on_demand:
+                return max(0, self._wanted - level) if self._wanted else 0
             free = max(0, min(self._capacity() - level, self._disk_end() - self._next))
             return free if free >= max(1, self.memory_items // 8) or level < self._wanted else 0
 
@@ -174,6 +200,7 @@ class Pool:
             self._next += n
             if self.record_bytes:
                 self._chunks.extend(arrived)
+                self._drop_spent()
             self._changed.notify_all()
 
     def prefetch(self, epoch: str) -> bool:
@@ -201,40 +228,81 @@ class Pool:
 
     # ------------------------------------------------------------------ for queries
 
-    def take(self, n: int, timeout: float) -> Taken:
+    def take(self, n: int, timeout: float, claim: Claim | None = None) -> Taken:
         """Take the next n items for good; waits up to ``timeout`` seconds for the dealer. Copies nothing if they came
         together in one message.
 
+        claim: called with the epoch and the first number before the items are here, if they are expected soon: what
+        must be written and told of them is done meanwhile. From then on they are this query's or nobody's.
         Raises MaterialMissing that says how many of the n are there and whether the dealer is connected, or that items
-        on disk could not be read back: those are burnt.
+        on disk could not be read back: those are burnt, as claimed ones are.
         """
         deadline = time.monotonic() + timeout
         if not self._turn.acquire(timeout=timeout):
             raise MaterialMissing(f"the dealer has not delivered: others wait before this query for {timeout:g} s")
+        known: tuple[str, int] | None = None
         try:
+            expected = self._expected(n, timeout)
+            if expected is not None and claim is not None:
+                known = expected
+                claim(*known)
             with self._changed:
-                self._wanted = n
-                while not self._epoch or self._next - self._first < n:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not self._changed.wait(left):
-                        raise MaterialMissing(self._explain(n, timeout))
+                self._await(n, deadline, timeout, known and known[0])
                 epoch, first, spill = self._epoch, self._first, self._spill
                 parts = self._pop(n if self.record_bytes else 0)
                 self._reading = min((part.first for part in parts if part.data is None), default=_ENDLESS)
             try:
-                return Taken(epoch, first, n, self._joined(parts, spill))
+                return Taken(epoch, first, n, self._joined(parts, spill), known is not None)
             finally:
                 with self._changed:
                     self._reading = _ENDLESS  # only now may their places on disk be written again
                     if self._epoch == epoch:
                         self._first = max(self._first, first + n)
+                    self._wanted = 0
+                    self._ring()
         except SpillFailed as error:
             raise MaterialMissing(f"the items of this query are burnt: {error}; ask again") from None
         finally:
-            self._wanted = 0
+            with self._changed:
+                self._wanted = 0
+                if known is not None and known[0] == self._epoch:
+                    self._first = max(self._first, known[1] + n)
+                    self._drop_spent()
             self._turn.release()
 
     # ------------------------------------------------------------------ inside
+
+    def _expected(self, n: int, timeout: float) -> tuple[str, int] | None:
+        """A query's turn begins: what it lacks is to be ordered. Epoch and first number if it can be claimed now."""
+        with self._changed:
+            self._wanted = n
+            missing = n - (self._next - self._first) if self._epoch else n
+            if missing <= 0:
+                return None
+            self._ring()
+            soon = self._linked and self._pace * missing <= _SOON * timeout
+            return (self._epoch, self._first) if soon else None
+
+    def _await(self, n: int, deadline: float, timeout: float, epoch: str | None) -> None:
+        """Wait, holding the lock, until n items are there; of this epoch, if it is given."""
+        started, missing = time.monotonic(), n - (self._next - self._first)
+        while not self._epoch or self._next - self._first < n:
+            if epoch is not None and epoch != self._epoch:
+                raise MaterialMissing("the dealer began a new epoch before the items of this query came; ask again")
+            if (left := deadline - time.monotonic()) <= 0 or not self._changed.wait(left):
+                self._pace = math.inf
+                raise MaterialMissing(self._explain(n, timeout))
+        if missing > 0:
+            self._pace = (time.monotonic() - started) / missing
+
+    def _drop_spent(self) -> None:
+        """Let go of items that were burnt before they came."""
+        while self._chunks and self._chunks[0].first < self._first:
+            self._pop(min(self._chunks[0].n, self._first - self._chunks[0].first))
+
+    def _ring(self) -> None:
+        for ring in self._bells:
+            ring()
 
     def _capacity(self) -> int:
         return self.memory_items + (self._spill.slots if self._spill is not None and self._spilling else 0)
@@ -328,7 +396,5 @@ class Pool:
 
     def _explain(self, n: int, timeout: float) -> str:
         state = "connected" if self._linked else "not connected; start it, or look at its log"
-        return (
-            f"the dealer has not delivered within {timeout:g} s: level {self._next - self._first} of {n} items "
-            f"(dealer {state})"
-        )
+        level = max(0, self._next - self._first)
+        return f"the dealer has not delivered within {timeout:g} s: level {level} of {n} items (dealer {state})"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pqi.net.channel import Channel
 from pqi.net.errors import ConnectionLost, Timeout, WrongPeer
 from pqi.net.frames import GIB, KIB, MIB, Limits
@@ -24,6 +26,7 @@ from pqi.session.errors import BundleError, QueryRefused, SessionError
 from pqi.session.journal import DEFAULT_BLOCK, Journal
 from pqi.session.ledger import peak_rss_bytes
 from pqi.session.material import EpochKeys, KeyBytes, new_id
+from pqi.session.place import place_of
 from pqi.session.pool import Pool, SpillRoom
 from pqi.session.port import Port
 from pqi.session.roles import CLIENT, DEALER, SERVER_A, SERVERS
@@ -43,8 +46,10 @@ class ServerOptions:
     """Bounds of a server.
 
     max_batch, batch_bytes: inputs in one query, and the dealt bytes they may consume (what a query holds in memory is
-    a small multiple of it). pool_items, pool_bytes: corrections kept ahead in memory. spill_bytes: disk for more of
-    them, sealed, in the bundle's folder; 0 for none. reserve: journal block, in items.
+    a small multiple of it). pool_items, pool_bytes: corrections kept ahead in memory; pool_items = 0 keeps none, the
+    dealer is asked when a query comes. spill_bytes: disk for more of them, sealed, in the bundle's folder; 0 for none.
+    reserve: journal block, in items.
+    device: where it computes, cpu, cuda or cuda:N; the other server may have another, for no byte depends on it.
     link: what to emulate of a network, for measurements; every role must be told the same.
     """
 
@@ -56,14 +61,16 @@ class ServerOptions:
     spill_bytes: int = 0
     reserve: int = DEFAULT_BLOCK
     patience: Patience = field(default_factory=Patience)
+    device: str = "cpu"
     link: Link = NONE
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "batch_bytes", "max_links", "pool_items", "pool_bytes", "reserve"):
+        for name in ("max_batch", "batch_bytes", "max_links", "pool_bytes", "reserve"):
             if getattr(self, name) < 1:
                 raise SessionError(f"option {name} is {getattr(self, name)}; it must be at least 1")
-        if self.spill_bytes < 0:
-            raise SessionError(f"option spill_bytes is {self.spill_bytes}; it must be at least 0, which is no disk")
+        for name, means in (("spill_bytes", "no disk"), ("pool_items", "no material ahead")):
+            if getattr(self, name) < 0:
+                raise SessionError(f"option {name} is {getattr(self, name)}; it must be at least 0, which is {means}")
 
 
 @dataclass
@@ -82,7 +89,7 @@ class ComputeServer(Port):
 
     bundle: this role's, loaded. listen: (host, port), port 0 for any free one (default: the bundle's address).
     journal: path of the record of used items (default: in the bundle's folder).
-    Raises BundleError, JournalError, WrongPeer (TLS files), CannotListen (port taken).
+    Raises SessionError (device), BundleError, JournalError, WrongPeer (TLS files), CannotListen (port taken).
     """
 
     def __init__(
@@ -98,7 +105,7 @@ class ComputeServer(Port):
         self.role, self.party = bundle.role, bundle.party
         self.patience = self._options.patience
         self.has_peer = len(program.parties) > 1
-        self.runner = _runner(bundle)
+        self.runner = _runner(bundle, place_of(self._options.device, program.protocol))
         self.keys = EpochKeys()
         takes = program.needs_dealer and self.party is PartyId.P1
         record = program.record_bytes if takes else 0
@@ -268,9 +275,9 @@ class ComputeServer(Port):
         self.pool.begin(epoch, endless=True)
 
 
-def _runner(bundle: ServerBundle) -> PartyRunner:
+def _runner(bundle: ServerBundle, device: torch.device) -> PartyRunner:
     try:
-        return PartyRunner(bundle.program, bundle.party, dict(bundle.tensors))
+        return PartyRunner(bundle.program, bundle.party, dict(bundle.tensors), device)
     except Exception as error:
         # Only the protocols' own messages are known to quote no value.
         why = str(error) if isinstance(error, ProtocolError) else type(error).__name__

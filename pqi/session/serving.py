@@ -1,13 +1,13 @@
 """One client session on a compute server: from the query to the result.
 
-Two threads. The session's thread owns the client's channel: it speaks with the client and gives a sign of life while
-the work goes on. The worker owns the channel to the other server and does everything that takes time.
+The session's thread speaks with the client and with the other server, and does the work. While it works, another one
+gives the client signs of life (:mod:`pqi.session.beats`).
 
 ::
 
     client -> A, B    query: number, n
     B                 takes items [first, first + n) from its pool          (A waits for B's word)
-    B                 writes them to its journal, tells A
+    B                 writes them to its journal, tells A                   (before they come, if they come soon)
     A                 writes them to its journal
     A, B              offline work on the items; answer "ready": epoch, first, n
     client -> A, B    the shares of the input                               (compares both "ready" before)
@@ -20,8 +20,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FuturesTimeout
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +29,7 @@ from pqi.net.errors import ConnectionLost, NetError
 from pqi.net.frames import FrameType, encode_control, take_hex, take_int
 from pqi.net.listener import describe_unexpected
 from pqi.program import PartyRunner
+from pqi.session.beats import Beats
 from pqi.session.errors import QueryRefused, SessionError
 from pqi.session.journal import MAX_ITEM, Journal
 from pqi.session.ledger import PartyLedger, peak_rss_bytes
@@ -89,7 +88,7 @@ class ClientSession:
     def __init__(self, core: Core, channel: Channel, session: str) -> None:
         self._core, self._client, self._session = core, channel, session
         self._peer: Channel | None = None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="work")
+        self._beats = Beats(channel, core.patience.beat, core.patience.step, self._abandon)
         self._step = "start"
         self._last_query = -1
 
@@ -105,9 +104,7 @@ class ClientSession:
             log.error("%s: session %s: %s", self._core.role, self._session[:8], describe_unexpected(error))
             self._end(f"an internal error of {self._core.role} at {self._step}; its log has the place")
         finally:
-            if self._peer is not None:
-                self._peer.abort()
-            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._beats.close()
             if self._peer is not None:
                 self._peer.close()
 
@@ -115,8 +112,12 @@ class ClientSession:
         log.warning("%s: session %s ended: %s", self._core.role, self._session[:8], cause)
         self._client.close_with_cause(cause)
         if self._peer is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
             self._peer.close_with_cause(cause)
+
+    def _abandon(self) -> None:
+        """Nobody waits for the answer: end the work where it waits for the other server. Any thread."""
+        if self._peer is not None:
+            self._peer.abort()
 
     def _serve_one(self) -> bool:
         try:
@@ -156,7 +157,7 @@ class ClientSession:
         exchange(frames, [], step, f"the result of query {query}")
         log.info("%s: session %s query %d: %d items in %.3f s", self._core.role, self._session[:8], query, n, online)
 
-    # ------------------------------------------------------------------ in the worker
+    # ------------------------------------------------------------------ the work
 
     def _prepare(self, query: int, n: int) -> tuple[Taken, Any, Counted]:
         started = time.perf_counter()
@@ -180,11 +181,16 @@ class ClientSession:
             core.keys.get(taken.epoch)  # known here, or refused before the journal has a row
             core.journal.use(taken.epoch, taken.first, n, self._session, query)
             return taken
-        taken = core.pool.take(n, core.patience.pool)
-        core.journal.use(taken.epoch, taken.first, n, self._session, query)
-        if self._peer is not None:
-            word = {"kind": "use", "query": query, "epoch": taken.epoch, "first": taken.first, "n": n}
-            self._peer.send_control(word, core.patience.step, "the items of a query")
+
+        def claim(epoch: str, first: int) -> None:
+            core.journal.use(epoch, first, n, self._session, query)
+            if self._peer is not None:
+                word = {"kind": "use", "query": query, "epoch": epoch, "first": first, "n": n}
+                self._peer.send_control(word, core.patience.step, "the items of a query")
+
+        taken = core.pool.take(n, core.patience.pool, claim)
+        if not taken.claimed:
+            claim(taken.epoch, taken.first)
         return taken
 
     def _hear_items(self, peer: Channel, query: int, n: int) -> Taken:
@@ -210,26 +216,10 @@ class ClientSession:
     def _note(self, label: str) -> None:
         self._step = label
 
-    # ------------------------------------------------------------------ in the session's thread
-
     def _with_beats(self, what: str, work: Callable[[], T]) -> T:
-        """Run ``work`` in the worker and tell the client each second that this side lives, and at which step."""
+        """Do ``work``, and meanwhile tell the client each second that this side lives, and at which step."""
         self._step = what
-        future: Future[T] = self._worker.submit(work)
-        while True:
-            try:
-                return future.result(self._core.patience.beat)
-            except FuturesTimeout:
-                if future.done():  # the work's own
-                    raise
-            try:
-                beat = {"kind": "working", "step": self._step[:200]}
-                self._client.send_control(beat, self._core.patience.step, "a sign of life")
-            except NetError:
-                # Nobody waits for the answer: stop the worker where it waits for the other server.
-                if self._peer is not None:
-                    self._peer.abort()
-                raise
+        return self._beats.during(lambda: self._step, work)
 
     def _ledger(self, meter: Meter, offline: Counted, online: float, received: int, sent: int) -> PartyLedger:
         counted = meter.to_json()

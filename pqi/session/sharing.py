@@ -32,9 +32,9 @@ class SharedConversation(Conversation):
         query, n, timeout = self._query, len(codes), self.timeout
         question = {"kind": "query", "query": query, "n": n}
         exchange([control(channel, question) for channel in links.values()], [], timeout, f"query {query}")
+        shares = encode_input(self._program, codes)  # while the servers make ready
         _check_ready(self._gather(links, "ready"), n)
         # Nothing of the input has left this process up to here. Each server gets its share and no more.
-        shares = encode_input(self._program, codes)
         frames = [(channel, FrameType.BINARY, shares[party]) for party, channel in links.items()]
         exchange(frames, [], timeout, f"the input of query {query}")
         heads = self._gather(links, "result")

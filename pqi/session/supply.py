@@ -7,7 +7,8 @@
     B -> dealer   credit: n more items       dealer -> B   items [first, first + n), corrections in one or more frames
 
 Credits are what holds the dealer back: it makes nothing that was not ordered. New ones go out while items of old ones
-are still on their way, so that the dealer never waits while the pool has room.
+are still on their way, so that the dealer never waits while the pool has room; and at once when a query takes items or
+waits for them, for the pool then rings this link's bell.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pqi.net.channel import Channel, receive_any
 from pqi.net.errors import BadFrame
 from pqi.net.frames import KIB, MIB, Frame, Limits, take_hex, take_int
+from pqi.net.waiting import Bell
 from pqi.session.journal import MAX_ITEM, Journal
 from pqi.session.material import EPOCH_DIGITS, EpochKeys, KeyBytes
 from pqi.session.pool import Corrections, Pool
@@ -30,7 +32,7 @@ CHUNK_BYTES = 8 * MIB
 FRAME_BYTES = 32 * MIB
 ORDER_BYTES = 256 * MIB  # on their way at most, but for two items of any size
 _ORDER_CHUNKS = 32
-_TICK = 0.02  # seconds between two looks at a full pool
+_LOOK_SECONDS = 0.5  # between two looks at whether this server is stopping
 _WORD_SECONDS = 60.0
 _AWAITED = "the bytes of announced items"
 
@@ -97,20 +99,32 @@ class _Supply:
     def __init__(self, channel: Channel, pool: Pool, epoch: str, timeout: float) -> None:
         self._channel, self._pool, self._epoch, self._timeout = channel, pool, epoch, timeout
         self._chunk, self._most = chunk_items(pool.record_bytes), order_items(pool.record_bytes)
-        self._worth = min(self._chunk, max(1, pool.memory_items // 8))
+        self._worth = 1 if pool.on_demand else min(self._chunk, max(1, pool.memory_items // 8))
+        self._bell = Bell()
         self._due = 0  # items ordered that are not here yet
         self._told = 0  # quarters of the pool that the log knows of
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Until ``stopping``, a newer epoch, or the end of the link (ConnectionLost)."""
-        while not stopping() and self._order():
-            event = receive_any([self._channel], _TICK, "corrections" if self._due else "the end of the epoch")
-            if event is None:
-                self._pool.prefetch(self._epoch)
-            elif not self._due:
-                raise BadFrame(self._channel.peer, "items that nobody ordered")
-            else:
-                self._take_in(event[1])
+        self._pool.attend(self._bell.ring)
+        try:
+            while not stopping() and self._order():
+                frame = self._news()
+                if frame is not None and not self._due:
+                    raise BadFrame(self._channel.peer, "items that nobody ordered")
+                if frame is not None:
+                    self._take_in(frame)
+        finally:
+            self._pool.attend(self._bell.ring, False)
+            self._bell.close()
+
+    def _news(self) -> Frame | None:
+        """What the dealer sends; None when the pool has changed, or something was read back from disk, or in vain."""
+        awaited = "corrections" if self._due else "the end of the epoch"
+        event = receive_any([self._channel], 0.0, awaited)
+        if event is None and not self._pool.prefetch(self._epoch):
+            event = receive_any([self._channel], _LOOK_SECONDS, awaited, self._bell)
+        return None if event is None else event[1]
 
     def _order(self) -> bool:
         """Send a credit if one is worth it; False when a newer epoch has replaced this one."""
@@ -134,8 +148,8 @@ class _Supply:
         first = take_int(message, "first", 0, MAX_ITEM - n, channel.peer)
         self._pool.add(self._epoch, first, n, receive_pieces(channel, n * record))
         self._due -= n
-        quarters = 4 * self._pool.level // self._pool.capacity
-        if quarters > self._told:
+        quarters = 4 * self._pool.level // max(1, self._pool.capacity)
+        if quarters > self._told and not self._pool.on_demand:
             self._told = quarters
             log.info("epoch %s: %d of %d items ready", self._epoch[:8], self._pool.level, self._pool.capacity)
 

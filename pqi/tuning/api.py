@@ -15,10 +15,11 @@ import protocols
 from pqi.graph.errors import QuantizationError
 from pqi.graph.model import POLICIES, IntegerModel
 from pqi.program import Program
+from pqi.program.network import Profile, profile
 from pqi.program.plan import ROUNDINGS
 from pqi.quant.calibrate import calibrate
 from pqi.quant.scheme import WEIGHTS, Recipe
-from pqi.tuning.cost import Bill, NetworkProfile, Objective, profile
+from pqi.tuning.cost import Bill, Objective
 from pqi.tuning.curve import Curve, Point
 from pqi.tuning.judge import Judge, Labelled, Measured
 from pqi.tuning.levers import IMPROVEMENTS, Allowed, Candidate, Levers
@@ -58,7 +59,7 @@ class Tuned:
     @property
     def network(self) -> str:
         """What to split the model with: "lan" or "wan"."""
-        return self.curve.network.plan
+        return self.curve.network.name
 
     @property
     def bill(self) -> Bill:
@@ -90,7 +91,7 @@ def tune(
     *,
     accuracy_drop: float = 0.5,
     objective: str | Mapping[str, float] | Objective = "offline_bytes",
-    network: str | NetworkProfile = "lan",
+    network: str | Profile = "lan",
     protocol: str = "additive2",
     test: tuple[Any, Any] | None = None,
     rings: str = "proven",

@@ -1,7 +1,7 @@
 """What a program costs, and which of it a search makes small.
 
 Bytes and exchanges are the declared ones, which equal those on the wire. Seconds are an estimate for one input asked
-alone: exchanges * latency + 8 * online bytes / bandwidth + what the servers compute.
+alone: exchanges * round trip / 2 + 8 * online bytes / bandwidth + what the servers compute.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pqi.graph.model import IntegerModel
 from pqi.graph.ops import READERS, MaxPool2d
 from pqi.graph.report import multiply_accumulates
 from pqi.program import Program
+from pqi.program.network import Profile
 
 QUANTITIES = ("offline_bytes", "online_bytes", "exchanges", "seconds")
 
@@ -23,42 +24,6 @@ QUANTITIES = ("offline_bytes", "online_bytes", "exchanges", "seconds")
 # pair of rates that fits both to a factor of two; activations are what counts.
 SECONDS_PER_MAC = 3e-11
 SECONDS_PER_ACTIVATION = 2.2e-7
-
-
-@dataclass(frozen=True)
-class NetworkProfile:
-    """The network between the two servers. bandwidth: bits a second, each way. latency: seconds until a message of no
-    length has arrived. plan: what programs are planned for ("lan": fewest bytes, "wan": fewest exchanges).
-    """
-
-    name: str
-    bandwidth: float
-    latency: float
-    plan: str = "lan"
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.bandwidth) and self.bandwidth > 0):
-            raise QuantizationError(
-                f"network {self.name!r}: bandwidth is {self.bandwidth}: a positive number of bits/s"
-            )
-        if not (math.isfinite(self.latency) and self.latency >= 0):
-            raise QuantizationError(f"network {self.name!r}: latency is {self.latency}: seconds, at least 0")
-        if self.plan not in ("lan", "wan"):
-            raise QuantizationError(f"network {self.name!r}: plan is {self.plan!r}: it must be 'lan' or 'wan'")
-
-
-LAN = NetworkProfile("lan", 1e9, 1e-3, "lan")
-WAN = NetworkProfile("wan", 1e8, 40e-3, "wan")
-PROFILES = {profile.name: profile for profile in (LAN, WAN)}
-
-
-def profile(network: str | NetworkProfile) -> NetworkProfile:
-    """The profile of that name, or the profile itself."""
-    if isinstance(network, NetworkProfile):
-        return network
-    if network not in PROFILES:
-        raise QuantizationError(f"network is {network!r}: it must be {' or '.join(PROFILES)}, or a NetworkProfile")
-    return PROFILES[network]
 
 
 @dataclass(frozen=True)
@@ -73,7 +38,7 @@ class Bill:
     seconds: float
 
 
-def bill(model: IntegerModel, program: Program, network: NetworkProfile) -> Bill:
+def bill(model: IntegerModel, program: Program, network: Profile) -> Bill:
     """The bill of a compiled model for one input: the declared cost of its program, and an estimate of the time."""
     cost = program.cost(1)
     graph = model.graph
@@ -82,7 +47,7 @@ def bill(model: IntegerModel, program: Program, network: NetworkProfile) -> Bill
     for node in graph.nodes:
         if isinstance(node.op, READERS) or isinstance(node.op, MaxPool2d):  # noqa: SIM101 (a union, to the type checker)
             activations += math.prod(graph.shapes[node.name])
-    seconds = cost.exchanges * network.latency + 8 * cost.online_bytes / network.bandwidth
+    seconds = cost.exchanges * network.round_trip / 2 + 8 * cost.online_bytes / network.bandwidth
     seconds += macs * SECONDS_PER_MAC + activations * SECONDS_PER_ACTIVATION
     return Bill(cost.dealt_bytes, cost.online_bytes, cost.exchanges, seconds)
 

@@ -10,7 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from pqi.tuning.cost import Bill, NetworkProfile
+from pqi.program.network import Profile
+from pqi.tuning.cost import Bill
 from pqi.tuning.judge import Measured
 from pqi.tuning.levers import Candidate
 
@@ -51,7 +52,7 @@ class Curve:
     """
 
     objective: str
-    network: NetworkProfile
+    network: Profile
     protocol: str
     float_accuracy: float
     samples: int

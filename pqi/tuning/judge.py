@@ -23,13 +23,14 @@ from pqi.graph.ops import Requantize
 from pqi.graph.ranges import lift
 from pqi.program import Program, compile  # noqa: A004 (the field's word)
 from pqi.program.errors import ProgramError
+from pqi.program.network import Profile
 from pqi.quant.api import improve
 from pqi.quant.calibrate import with_input_bits
 from pqi.quant.finish import finish
 from pqi.quant.lower import lower
 from pqi.quant.memory import Memory
 from pqi.quant.stages import Calibration
-from pqi.tuning.cost import Bill, NetworkProfile, bill
+from pqi.tuning.cost import Bill, bill
 from pqi.tuning.levers import Candidate
 
 PART = 512  # inputs of the validation set that the divergence is taken on
@@ -136,7 +137,7 @@ class Judge:
     """Builds candidates and judges them; remembers the last few models."""
 
     def __init__(
-        self, calibration: Calibration, validation: Labelled, protocol: str, network: NetworkProfile, seed: int = 0
+        self, calibration: Calibration, validation: Labelled, protocol: str, network: Profile, seed: int = 0
     ) -> None:
         self.calibration, self.validation = calibration, validation
         self.protocol, self.network, self.seed = protocol, network, seed
@@ -162,7 +163,7 @@ class Judge:
             learned, corrected = (name in candidate.improved for name in ("learned_rounding", "bias_correction"))
             lowered = improve(lowered, seen, learned, corrected)
         model = finish(lowered, seen, rings=candidate.rings, margin_bits=candidate.margin_bits)
-        return model, compile(model, self.protocol, self.network.plan, candidate.rounding)
+        return model, compile(model, self.protocol, self.network, candidate.rounding)
 
     def bill(self, candidate: Candidate) -> Bill | None:
         """The declared cost for one input; None where there is no such program."""

@@ -11,7 +11,8 @@ table       one-time truth tables, alone and fused with an exact shift
 gf2         products of masked bits as the parity of one dealt word
 compare     a public number against a dealt secret, digit by digit
 clamp       exact shift + ReLU + clamp, and sign, by digits
-quick       the same in one exchange less, by products of masked bits in the result's ring
+chain       the comparison whose masked results open together with the digits' bits
+quick       exact shift with ReLU and clamp by it, in one exchange less
 lift        from a small ring into a wide one, for values that leave half of it empty
 select      sign-and-select, maxima
 dealing     the dealer and the parties of a whole list of steps

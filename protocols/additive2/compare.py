@@ -264,7 +264,7 @@ def plan(bits: int, shift: int, code: int, predicates: tuple[str, ...]) -> Plan:
         raise BadParameters(f"the top digit would have {h} bits; between 1 and {MAX_TOP} are offered")
     choices = [
         Plan(bits, shift, code, (*low, *middle), predicates)
-        for low, middle in combinations(_cuts(shift), _cuts(code))
+        for low, middle in combinations(cuts(shift), cuts(code))
         if len(low) + len(middle) <= MAX_DIGITS
     ]
     if not choices:
@@ -273,7 +273,7 @@ def plan(bits: int, shift: int, code: int, predicates: tuple[str, ...]) -> Plan:
 
 
 @cache
-def _cuts(bits: int) -> tuple[tuple[int, ...], ...]:
+def cuts(bits: int) -> tuple[tuple[int, ...], ...]:
     """Near-equal cuts of ``bits`` into digits, wider ones first."""
     out = []
     for parts in range(-(-bits // _WIDEST), MAX_DIGITS + 1):

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from protocols import api
+from protocols import api, devices, streams
 from protocols.additive2.clamp import ClampKernel, SignKernel
 from protocols.additive2.kernel import Dealing, Kernel, Party
 from protocols.additive2.lift import LiftKernel
@@ -19,7 +20,7 @@ from protocols.additive2.select import MaximumKernel, ReluKernel
 from protocols.additive2.shift import ShiftKernel
 from protocols.additive2.table import FusedTableKernel, TableKernel
 from protocols.errors import Misuse
-from protocols.prg import Secret, Stream, records
+from protocols.prg import Secret
 from protocols.protocol import NamedStep
 from protocols.rounds import PartyId, Steps
 
@@ -51,13 +52,21 @@ class Dealer(Secret):
 
     operands: prepared masks B of linear steps and tables, by name. One dealer object is one epoch: fresh keys, items
     from 0 upwards, each dealt once. epoch: the secret of an epoch begun elsewhere (:meth:`expose_epoch`), for those who
-    deal parts of it; what is dealt depends on it and on the item's number alone.
+    deal parts of it; what is dealt depends on it and on the item's number alone. device: where it deals.
     """
 
-    def __init__(self, steps: Sequence[NamedStep], operands: Mapping[str, Any], epoch: bytes | None = None) -> None:
+    def __init__(
+        self,
+        steps: Sequence[NamedStep],
+        operands: Mapping[str, Any],
+        epoch: bytes | None = None,
+        device: torch.device = devices.CPU,
+    ) -> None:
         self._steps, self._operands, self._layout = list(steps), operands, layout(steps)
         self.keys = epoch_keys(epoch)
-        self._streams = {p: Stream(k.stream, self._layout.stream_blocks[p]) for p, k in self.keys.items()}
+        blocks = self._layout.stream_blocks
+        self._streams = {p: streams.Stream(k.stream, blocks[p], device) for p, k in self.keys.items()}
+        self._device = device
 
     @property
     def record_bytes(self) -> int:
@@ -68,14 +77,15 @@ class Dealer(Secret):
         """All keys of the epoch, for the dealer's own workers over private channels."""
         return b"".join(keys.expose_for_sending() for keys in self.keys.values())
 
-    def deal(self, first: int, n: int) -> bytes:
+    def deal(self, first: int, n: int) -> memoryview:
         """P1's corrections for items ``first .. first+n-1``; raises :class:`Misuse` if one of them was dealt before."""
-        streams = {p: s.take(first, n) for p, s in self._streams.items()}
-        d = Dealing(self._layout, self.keys, streams, first)
+        expanded = {p: s.take(first, n) for p, s in self._streams.items()}
+        d = Dealing(self._layout, self.keys, expanded, first, self._device)
         d.operands = self._operands
         for name, step, inputs in self._steps:
             KERNELS[type(step)].deal(step, name, inputs, d)
-        return d.record.tobytes()
+        record = devices.to_host(d.record) if isinstance(d.record, Tensor) else d.record
+        return record.reshape(-1).data  # where it lies: it can be hundreds of megabytes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -101,13 +111,15 @@ def prepare_party(
     first: int,
     n: int,
     corrections: bytes | bytearray | memoryview,
+    device: torch.device = devices.CPU,
 ) -> Ready:
     """A party's offline work for items ``first .. first+n-1``: expand, unpack, and the products ``E . r``.
 
     The caller guarantees that these items were never prepared before; the corrections are P1's only.
     """
-    stream = records(keys.stream, where.stream_blocks[party], first, n)
-    p = Party(party, PartyMaterial(where, party, stream, keys.tables, first, corrections), operands)
+    stream = streams.records(keys.stream, where.stream_blocks[party], first, n, device)
+    material = PartyMaterial(where, party, stream, keys.tables, first, corrections, device)
+    p = Party(party, material, operands)
     return Ready(p, {name: KERNELS[type(step)].prepare(step, name, inputs, p) for name, step, inputs in steps})
 
 

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from protocols import api, planes, prg, ring
+from protocols import api, devices, planes, prg, ring, streams
 from protocols.additive2.material import (
     Field,
     FieldKey,
@@ -24,6 +23,7 @@ from protocols.additive2.material import (
 from protocols.cost import Cost
 from protocols.errors import PeerMisbehaved
 from protocols.rounds import PartyId, Round, Steps
+from protocols.streams import Rows
 
 S = TypeVar("S", bound=api.Step)
 
@@ -34,7 +34,7 @@ class Party:
     def __init__(self, party: PartyId, material: PartyMaterial, operands: Mapping[str, Any]) -> None:
         self.id, self.material, self.operands = party, material, operands
         self.peer = PartyId.P1 if party is PartyId.P0 else PartyId.P0
-        self.n = material.n
+        self.n, self.device = material.n, material.device
         self.masks: dict[str, Tensor] = {}  # share of the mask of each opened value, by the name of its Open step
 
     @property
@@ -48,17 +48,19 @@ class Party:
         y = None if mask is None else mask.reshape(-1)
         message = ring.pack(x, bits) if y is None else ring.pack_difference(x, y, bits)
         received = (yield Round({self.peer: message.data}, (self.peer,), label))[self.peer]
-        opened = x + ring.unpack(received, bits, len(x)) if y is None else ring.unpack_sum(received, bits, x, y)
+        opened = (
+            x + ring.unpack(received, bits, len(x), x.device) if y is None else ring.unpack_sum(received, bits, x, y)
+        )
         return opened.reshape(share.shape)
 
     def swap_planes(self, label: str, share: Tensor) -> Steps[Tensor]:
         """Exchange planes ``(bits, width)`` and return the peer's: one exchange, one bit each way for a value's bit."""
-        message = share.contiguous().numpy().data.cast("B") if share.numel() else b""
+        message = devices.to_host(share).data.cast("B") if share.numel() else b""
         received = yield Round({self.peer: message}, (self.peer,), label)
         raw = prg.writable(received[self.peer])
         if raw.size != share.numel():
             raise PeerMisbehaved(f"{label}: {share.numel()} bytes of planes were due, but {raw.size} came")
-        return torch.from_numpy(raw).reshape(share.shape)
+        return devices.from_host(raw, share.device).reshape(share.shape)
 
     def open_planes(self, label: str, share: Tensor) -> Steps[Tensor]:
         """Open xor-shared planes: one exchange."""
@@ -67,21 +69,27 @@ class Party:
 
 
 class Dealing(prg.Secret):
-    """The dealer's side of items ``first .. first+n-1``: expands both parties' streams and fills P1's records."""
+    """The dealer's side of items ``first .. first+n-1``: reads all streams and fills P1's records, where those lie."""
 
     def __init__(
-        self, layout: Layout, keys: Mapping[PartyId, PartyKeys], streams: Mapping[PartyId, np.ndarray], first: int
+        self,
+        layout: Layout,
+        keys: Mapping[PartyId, PartyKeys],
+        expanded: Mapping[PartyId, Rows],
+        first: int,
+        device: torch.device = devices.CPU,
     ) -> None:
-        self._layout, self._keys, self._streams, self._first = layout, keys, streams, first
-        self.n = streams[PartyId.P0].shape[0]
+        self._layout, self._keys, self._streams, self._first = layout, keys, expanded, first
+        self.n, self.device = expanded[PartyId.P0].shape[0], device
         # zeros: whatever a step left unwritten must not be what this process had in its memory
-        self.record = np.zeros((self.n, layout.record_bytes), np.uint8)
+        self.record = streams.zeros(self.n, layout.record_bytes, device)
         self.masks: dict[str, Tensor] = {}
         self.operands: Mapping[str, Any] = {}
 
     def _share(self, party: PartyId, key: FieldKey, f: Field) -> Tensor:
-        raw = self._streams[party] if f.stream_bytes(party) else None
-        return as_words(raw, self._layout.stream_at[party][key], f, self.n)
+        if not f.stream_bytes(party):
+            return torch.zeros((self.n, f.count), dtype=ring.word(f.bits), device=self.device)
+        return as_words(self._streams[party], self._layout.stream_at[party][key], f, self.n)
 
     def mask(self, step: str, name: str) -> Tensor:
         """The value of a MASK field, ``r = r_0 + r_1``, or of an OWN field, ``r = r_1``: ``(n, count)``."""
@@ -114,8 +122,12 @@ class Dealing(prg.Secret):
         if not f.record_bytes or not self.n:
             return
         first = as_planes(self._streams[PartyId.P0], self._layout.stream_at[PartyId.P0][key], f, self.n)
-        rows = made(first).numpy().reshape(f.bits, self.n, planes.width(f.count)).swapaxes(0, 1)
-        self.record[:, at : at + f.record_bytes].reshape(rows.shape)[...] = rows
+        rows = made(first).reshape(f.bits, self.n, planes.width(f.count))
+        target = self.record[:, at : at + f.record_bytes].reshape(self.n, *rows.shape[::2])
+        if isinstance(target, Tensor):
+            target.copy_(rows.transpose(0, 1))
+        else:
+            target[...] = rows.numpy().swapaxes(0, 1)
 
     def give_table(self, step: str, name: str, tables: Tensor) -> None:
         """Share tables ``(n, count, entries)``; the entries of P0 are computed here once, by P0 only where it reads."""
@@ -124,17 +136,19 @@ class Dealing(prg.Secret):
         secret = self._keys[PartyId.P0].tables
         if secret is None or tables.numel() == 0:
             return
-        base = table_positions(self._layout, key, self._first, self.n)
-        blocks = (base[..., None] + np.arange(f.table_blocks)).reshape(-1)
-        lanes = prg.blocks_at(secret, blocks).view(np.int16 if f.lanes == 8 else np.int32)
-        own = torch.from_numpy(lanes.reshape(self.n, f.count, f.table_blocks * f.lanes)[..., : f.entries].copy())
+        base = table_positions(self._layout, key, self._first, self.n, self.device)
+        blocks = base.unsqueeze(2) + torch.arange(f.table_blocks, device=self.device)
+        own = streams.blocks_at(secret, blocks).view(ring.word(f.bits)).flatten(2)[..., : f.entries]
         self._write(step, name, (ring.to_word(tables, f.bits) - own).flatten(1))
 
     def _write(self, step: str, name: str, value: Tensor) -> None:
         key = (step, name)
         f, at = self._layout.fields[key], self._layout.record_at[key]
         if value.numel():
-            self.record[:, at : at + f.record_bytes] = ring.pack(value, f.bits)
+            if isinstance(self.record, Tensor):
+                self.record[:, at : at + f.record_bytes] = ring.packed(value, f.bits)
+            else:
+                self.record[:, at : at + f.record_bytes] = ring.pack(value, f.bits)
 
 
 class Kernel(ABC, Generic[S]):

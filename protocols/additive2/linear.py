@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from protocols import api, ring
@@ -87,10 +86,10 @@ def _tell_p0(p: Party, label: str, share: Tensor, step: api.Open) -> Steps[Tenso
     if p.first:
         size = ring.packed_bytes(share.numel(), step.ring)
         received = yield Round({}, (p.peer,), label, {p.peer: size})
-        theirs = ring.unpack(received[p.peer], step.ring, share.numel())
+        theirs = ring.unpack(received[p.peer], step.ring, share.numel(), share.device)
         return (share + theirs.reshape(share.shape)).reshape(p.n, *step.shape)
     yield Round({p.peer: ring.pack(share.reshape(-1), step.ring).tobytes()}, (), label)
-    return torch.zeros((p.n, 0), dtype=share.dtype)
+    return share.new_zeros((p.n, 0))
 
 
 class LinearKernel(Kernel[api.Linear]):

@@ -28,9 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protocols import planes, prg, ring
+from protocols import devices, planes, prg, ring, streams
 from protocols.errors import MaterialExhausted, Misuse, PeerMisbehaved
 from protocols.rounds import PartyId
+from protocols.streams import Rows
 
 
 class Kind(Enum):
@@ -152,19 +153,23 @@ def epoch_keys(secret: bytes | None = None) -> dict[PartyId, PartyKeys]:
 
 
 class PartyMaterial(prg.Secret):
-    """One party's material for items ``first .. first+n-1``; every field is read at most once."""
+    """One party's material for items ``first .. first+n-1``; every field is read at most once.
+
+    It lies on ``device``, where the party's ``stream`` is.
+    """
 
     def __init__(
         self,
         layout: Layout,
         party: PartyId,
-        stream: np.ndarray,
+        stream: Rows,
         tables: prg.Key | None,
         first: int,
         corrections: bytes | bytearray | memoryview,
+        device: torch.device = devices.CPU,
     ) -> None:
         self._layout, self._party, self._stream, self._tables = layout, party, stream, tables
-        self._first, self.n = first, stream.shape[0]
+        self._first, self.n, self.device = first, stream.shape[0], device
         self._spent: set[FieldKey] = set()
         want = self.n * layout.record_bytes if party is PartyId.P1 else 0
         if len(corrections) != want:
@@ -172,7 +177,9 @@ class PartyMaterial(prg.Secret):
                 f"{self.n} items for {party} take {want} dealt bytes, but {len(corrections)} are there; "
                 "the dealer runs another program, or has not delivered yet"
             )
-        self._record = prg.writable(corrections).reshape(self.n, -1) if want else None
+        raw = prg.writable(corrections)
+        record: Rows = raw if device.type == "cpu" else devices.from_host(raw, device)
+        self._record = record.reshape(self.n, layout.record_bytes if want else 0)
 
     def _key(self, step: str, name: str) -> tuple[FieldKey, Field]:
         key = (step, name)
@@ -186,8 +193,8 @@ class PartyMaterial(prg.Secret):
         key, f = self._key(step, name)
         if f.kind in (Kind.DEALT, Kind.BITS) and self._party is PartyId.P1:
             raw, at = self._record, self._layout.record_at[key]
-            if f.kind is Kind.DEALT and raw is not None and self.n:
-                return ring.unpack(raw[:, at : at + f.record_bytes], f.bits, f.count)
+            if f.kind is Kind.DEALT and self.n:
+                return _unpacked(raw[:, at : at + f.record_bytes], f.bits, f.count)
         else:
             raw, at = self._stream, self._layout.stream_at[self._party][key]
         return as_planes(raw, at, f, self.n) if f.kind is Kind.BITS else as_words(raw, at, f, self.n)
@@ -196,41 +203,53 @@ class PartyMaterial(prg.Secret):
         """This party's share of one entry of each table, at the public ``index`` ``(n, count)``."""
         key, f = self._key(step, name)
         if index.numel() == 0:
-            return torch.zeros((self.n, f.count), dtype=ring.word(f.bits))
-        if self._party is PartyId.P1 and self._record is not None:
+            return torch.zeros((self.n, f.count), dtype=ring.word(f.bits), device=self.device)
+        if self._party is PartyId.P1:
             at = self._layout.record_at[key]
-            rows = ring.unpack(self._record[:, at : at + f.record_bytes], f.bits, f.count * f.entries)
+            rows = _unpacked(self._record[:, at : at + f.record_bytes], f.bits, f.count * f.entries)
             rows = rows.reshape(self.n, f.count, f.entries)
             return rows.gather(2, index.to(torch.int64).unsqueeze(2)).squeeze(2)
         if self._tables is None:
             raise Misuse("only P0 holds the key of the table stream")
-        base = table_positions(self._layout, key, self._first, self.n)
-        j = index.numpy().astype(np.int64)
-        blocks = prg.blocks_at(self._tables, (base + j // f.lanes).reshape(-1))
-        lanes = blocks.view(np.int16 if f.lanes == 8 else np.int32)
-        picked = np.take_along_axis(lanes, (j % f.lanes).reshape(-1, 1), 1)
-        return torch.from_numpy(picked.reshape(self.n, f.count).astype(np.int16 if f.bits <= 16 else np.int32))
+        base = table_positions(self._layout, key, self._first, self.n, self.device)
+        j = index.to(torch.int64)
+        lanes = streams.blocks_at(self._tables, base + j // f.lanes).view(ring.word(f.bits))
+        return lanes.gather(2, (j % f.lanes).unsqueeze(2)).squeeze(2)
 
 
-def as_words(raw: np.ndarray | None, at: int, f: Field, n: int) -> Tensor:
+def _unpacked(raw: Rows, bits: int, count: int) -> Tensor:
+    return ring.unpacked(raw, bits, count) if isinstance(raw, Tensor) else ring.unpack(raw, bits, count)
+
+
+def as_words(raw: Rows, at: int, f: Field, n: int) -> Tensor:
     """Words ``(n, count)`` that lie in every row of ``raw`` from byte ``at`` on; no copy of a single row."""
-    word = np.dtype(np.int16 if ring.word(f.bits) is torch.int16 else np.int32)
-    if raw is None or f.count == 0 or n == 0:
-        return torch.zeros((n, f.count), dtype=ring.word(f.bits))
-    return torch.from_numpy(np.ascontiguousarray(raw[:, at : at + f.count * word.itemsize]).view(word))
+    word = ring.word(f.bits)
+    if f.count == 0 or n == 0:
+        return _nothing(raw, (n, f.count), word)
+    part = raw[:, at : at + f.count * word.itemsize]
+    if isinstance(part, Tensor):
+        return part.contiguous().view(word)
+    return torch.from_numpy(np.ascontiguousarray(part).view(np.int16 if word is torch.int16 else np.int32))
 
 
-def as_planes(raw: np.ndarray | None, at: int, f: Field, n: int) -> Tensor:
+def as_planes(raw: Rows, at: int, f: Field, n: int) -> Tensor:
     """Planes ``(bits, n * width)`` that lie in every row of ``raw`` from byte ``at`` on; no copy of a single row."""
     size = planes.width(f.count)
-    if raw is None or f.count == 0 or n == 0:
-        return torch.zeros((f.bits, n * size), dtype=torch.uint8)
-    rows = raw[:, at : at + f.bits * size].reshape(n, f.bits, size)
-    return torch.from_numpy(np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(f.bits, n * size))
+    if f.count == 0 or n == 0:
+        return _nothing(raw, (f.bits, n * size), torch.uint8)
+    part = raw[:, at : at + f.bits * size].reshape(n, f.bits, size)
+    if isinstance(part, Tensor):
+        return part.transpose(0, 1).reshape(f.bits, n * size)
+    return torch.from_numpy(np.ascontiguousarray(part.swapaxes(0, 1)).reshape(f.bits, n * size))
 
 
-def table_positions(layout: Layout, key: FieldKey, first: int, n: int) -> np.ndarray:
+def _nothing(beside: Rows, shape: tuple[int, int], word: torch.dtype) -> Tensor:
+    """Where there are no values."""
+    return beside.new_zeros(shape, dtype=word) if isinstance(beside, Tensor) else torch.zeros(shape, dtype=word)
+
+
+def table_positions(layout: Layout, key: FieldKey, first: int, n: int, device: torch.device) -> Tensor:
     """First table-stream block of every table of a field: int64 ``(n, count)`` for items ``first .. first+n-1``."""
     f = layout.fields[key]
-    items = (np.arange(first, first + n, dtype=np.int64) * layout.table_blocks)[:, None]
-    return items + layout.table_at[key] + np.arange(f.count, dtype=np.int64) * f.table_blocks
+    items = torch.arange(first, first + n, device=device) * layout.table_blocks
+    return items.unsqueeze(1) + layout.table_at[key] + torch.arange(f.count, device=device) * f.table_blocks

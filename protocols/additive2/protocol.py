@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from protocols import api, ring
+from protocols import api, devices, ring
 from protocols.additive2.compare import MAX_TOP
 from protocols.additive2.dealing import KERNELS, Dealer, Ready, layout, prepare_party, run_step
 from protocols.additive2.linear import check_part, prepare_operands, share_operands
@@ -23,7 +23,8 @@ from protocols.rounds import PartyId, Steps
 
 
 def _digest_operands(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Stored tensors in the form the kernels want: digits for the int8 units, tables as they are."""
+    """Stored tensors, where they are to be used, in the form the kernels want: digits for the int8 units, tables as
+    they are."""
     out: dict[str, Any] = {}
     for name, step, _ in steps:
         if isinstance(step, api.Linear):
@@ -36,18 +37,29 @@ def _digest_operands(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -
     return out
 
 
+def _placed(stored: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
+    """What a role stores, on its device."""
+    return {name: devices.place(tensor, device) for name, tensor in stored.items()}
+
+
 class AdditiveDealer(DealerRole):
     """One epoch of the dealer."""
 
-    def __init__(self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor], epoch: bytes | None = None) -> None:
+    def __init__(
+        self,
+        steps: Sequence[NamedStep],
+        stored: Mapping[str, Tensor],
+        epoch: bytes | None = None,
+        device: torch.device = devices.CPU,
+    ) -> None:
         check_part(steps, PartyId.DEALER, stored)
-        self._dealer = Dealer(steps, _digest_operands(steps, stored), epoch)
+        self._dealer = Dealer(steps, _digest_operands(steps, _placed(stored, device)), epoch, device)
 
     def keys_for(self, party: PartyId) -> bytes:
         """K_0 (two keys) or K_1."""
         return self._dealer.keys[party].expose_for_sending()
 
-    def deal(self, first: int, n: int) -> bytes:
+    def deal(self, first: int, n: int) -> memoryview:
         """Corrections, record after record."""
         return self._dealer.deal(first, n)
 
@@ -59,17 +71,20 @@ class AdditiveDealer(DealerRole):
 class AdditiveParty(PartyRole):
     """P0 or P1 with its share of the model."""
 
-    def __init__(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor], device: torch.device
+    ) -> None:
         check_part(steps, party, stored)
-        self._steps, self._party, self._layout = list(steps), party, layout(steps)
-        self._operands = _digest_operands(steps, stored)
+        self._steps, self._party, self._layout, self._device = list(steps), party, layout(steps), device
+        self._operands = _digest_operands(steps, _placed(stored, device))
         self._spent = Spent()
 
     def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> Ready:
         """Expand and pre-multiply. Raises :class:`Misuse` for an item that this party has prepared before."""
         own = PartyKeys.receive(self._party, keys)
         self._spent.claim(keys, first, n)
-        return prepare_party(self._steps, self._layout, self._party, own, self._operands, first, n, corrections)
+        where, operands = self._layout, self._operands
+        return prepare_party(self._steps, where, self._party, own, operands, first, n, corrections, self._device)
 
     def unused_keys(self) -> bytes:
         """Fresh, and thrown away."""
@@ -87,6 +102,7 @@ class Additive2(Protocol):
     parties: ClassVar[tuple[PartyId, ...]] = (PartyId.P0, PartyId.P1)
     needs_dealer: ClassVar[bool] = True
     exact: ClassVar[bool] = True
+    device_kinds: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     clamp_headroom: ClassVar[int] = MAX_TOP
     security: ClassVar[SecurityStatement] = security_statement(("shared",))
 
@@ -111,16 +127,26 @@ class Additive2(Protocol):
         return {PartyId.DEALER: {f"{name}.{key}": value for key, value in operands.items()}}
 
     def dealer(
-        self, steps: Sequence[NamedStep], stored: Mapping[str, Tensor], epoch: bytes | None = None
+        self,
+        steps: Sequence[NamedStep],
+        stored: Mapping[str, Tensor],
+        epoch: bytes | None = None,
+        device: torch.device = devices.CPU,
     ) -> AdditiveDealer:
         """A new epoch, or one begun elsewhere."""
-        return AdditiveDealer(steps, stored, epoch)
+        return AdditiveDealer(steps, stored, epoch, device)
 
-    def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> AdditiveParty:
+    def party(
+        self,
+        steps: Sequence[NamedStep],
+        party: PartyId,
+        stored: Mapping[str, Tensor],
+        device: torch.device = devices.CPU,
+    ) -> AdditiveParty:
         """P0 or P1."""
         if party not in self.parties:
             raise Misuse(f"protocol 'additive2' computes at P0 and P1, not at {party}")
-        return AdditiveParty(steps, party, stored)
+        return AdditiveParty(steps, party, stored, device)
 
     def share_input(self, x: Tensor, bits: int) -> dict[PartyId, Tensor]:
         """``x_0`` uniform from the operating system's randomness, ``x_1 = x - x_0``."""

@@ -1,289 +1,170 @@
-"""Exact shift with ReLU and clamp in two exchanges: products of masked bits, dealt in the ring of the result.
+"""Exact shift with ReLU and clamp in two exchanges: comparison by rows (:mod:`chain`), one set of products for each
+value of the opened borrow.
 
-With ``z^ = z + rho`` open, cut z^ and rho into the ``shift`` lowest bits (u and rho_u), the code's bits (v and R), and
-h bits on top (whose difference is d). Before any borrow the index is ``i = v - R + 2^code d``; its true value is
-``i - c`` for the borrow ``c = [u < rho_u]``. A clamp T then gives ``T[i - c] = T[i] - c (T[i] - T[i-1])``; T changes
-in two places only: on its ramp, by one, and where the ring closes, from its top to 0. With the bits
+With ``z^ = z + rho`` open, let v and R be the code's digits of z^ and of rho, c the borrow out of the shifted-away bits
+and w the one out of the code. If all bits of ``floor(z / 2^shift)`` above the code are zero ("in"), it is
+``v - R - c + 2^code w``, so
 
-    a0 = [d = 0],  a1 = [d = 1],  s = [d = -2^(h-1)],  m = [1 < d < 2^(h-1)],  L = [v < R],  E = [v = R]
+    y = low + in * (v - S_w - c) + high * (2^code - 1),        S_w = R - 2^code w.
 
-the ramp is ``D = a0 (1 - L - E) + a1 L``, and
-
-    y = low + D (v - R - c) + 2^code a1 L + (2^code - 1) (m + a1 (1 - L) + s (L + E c))
-
-(h = 1: d is 0 or 1, and 1 is -1: s = a1 = 1 - a0, m = 0, and of the last bracket only ``s E c`` is left).
-
-Every bit compares *public* bits of z^ with bits of rho that the dealer knows: it is read from a one-time xor-shared
-table under its own mask, at no exchange, and opened. With ``x = x^ + (1 - 2 x^) mask`` a product of such bits is linear
-in dealt shares of products of their masks, so y needs no further exchange: two, where the comparison of :mod:`clamp`,
-which deals single bits instead of ring elements, takes three. ``c`` comes from one table of 2^shift bits, or from two
-halves (``c = L1 + E1 L0``) where the larger number of products is cheaper than the table.
+The second exchange opens c xor gamma, j = w xor omega, and for this j the bits in xor beta_j and high xor delta_j.
+Which w belongs to a j the dealer knows: ``S_j = R - 2^code (j xor omega)``. With ``x = x^ + (1 - 2 x^) mask`` for every
+bit, y is linear in dealt shares of gamma and, for both j, of S_j, beta_j, beta_j S_j, beta_j gamma and delta_j, so it
+needs no further exchange: two, where :mod:`clamp`, with eight dealt ring elements for these eleven, takes three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, reduce
-from itertools import combinations
-from operator import mul
+from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from protocols import api, planes, ring
+from protocols import api, native, planes, ring
+from protocols.additive2 import chain
+from protocols.additive2.compare import MAX_TOP
 from protocols.additive2.kernel import Dealing, Kernel, Party
 from protocols.additive2.material import Field, Kind
-from protocols.cost import Cost, message, plane_message
+from protocols.cost import Cost, plane_message
 from protocols.errors import BadParameters
 from protocols.rounds import Steps
 
-MAX_CODE = 8
-MAX_SHIFT = 16
-MAX_TOP = 6
-_MAX_BORROW = 10
-_ROWS = 64
-_R = "R"
-
-Term = frozenset[str]
-Sum = dict[tuple[str, ...], int]
-Fact = Callable[[Tensor, Tensor], Tensor]
+_DEALT = ("S0", "S1", "gamma", "beta0", "beta1", "betaS0", "betaS1", "betagamma0", "betagamma1", "delta0", "delta1")
+_OF_THE_BORROW = {"gamma", "betagamma0", "betagamma1"}
+_OF_THE_TOP = {"beta1", "betagamma1", "delta0", "delta1"}
 
 
-@dataclass(frozen=True)
-class Bit:
-    """One opened bit: read from a table over bits ``low .. low+width-1`` of z^; ``fact(z^'s digit, rho's digit)``."""
+@cache
+def plan(step: api.QuickClamp) -> chain.Plan:
+    """The cheapest arrangement for a step. Raises :class:`BadParameters` where the bits do not fit."""
+    # Never more code bits than lie between the shifted-away bits and the sign; then the upper clamp is idle.
+    code = min(step.bits, step.ring - step.shift - 1)
+    above = step.ring - step.shift - code
+    if above > MAX_TOP:
+        raise BadParameters(
+            f"QuickClamp: {above} bits above the code; at most {MAX_TOP} fit one comparison: clamp to more bits "
+            "first, then to these"
+        )
+    return chain.plan(step.ring, step.shift, code)
 
-    name: str
-    low: int
-    width: int
-    fact: Fact
+
+@cache
+def _dealt(made: chain.Plan) -> tuple[str, ...]:
+    """Names of the dealt ring elements, in their order."""
+    absent = (set() if made.shift else _OF_THE_BORROW) | (set() if made.top_bits > 1 else _OF_THE_TOP)
+    return tuple(name for name in _DEALT if name not in absent)
+
+
+@cache
+def _rows(made: chain.Plan) -> NDArray[np.int64]:
+    """Where each of :data:`_DEALT` stands; -1: not there. With one bit on top, both j share what is of beta."""
+    dealt = _dealt(made)
+    same = {"beta1": "beta0", "betagamma1": "betagamma0"} if made.top_bits == 1 else {}
+    names = [same.get(name, name) for name in _DEALT]
+    return np.array([dealt.index(name) if name in dealt else -1 for name in names])
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """The bits to be opened, in order; y as a polynomial; the dealt products of masks, with R where it is among them.
+class Material:
+    """A party's material of one batch. rho: a line of words. planes: of the comparison. dealt: lines of words."""
 
-    weights[term] = (a, b): y is the sum of (a + b v) times the product of the term's bits (and R).
-    """
-
-    code: int
-    bits: tuple[Bit, ...]
-    weights: dict[Term, tuple[int, int]]
-    products: tuple[Term, ...]
-
-    @property
-    def entries(self) -> int:
-        """Of all tables of one value together."""
-        return sum(1 << bit.width for bit in self.bits)
-
-    def dealt_bits(self, ring_out: int) -> int:
-        """Bits dealt for one value."""
-        return self.entries + ring_out * len(self.products)
-
-
-def _lt(a: Tensor, b: Tensor) -> Tensor:
-    return a < b
-
-
-def _eq(a: Tensor, b: Tensor) -> Tensor:
-    return a == b
-
-
-def _difference(h: int, least: int, beyond: int) -> Fact:
-    """``least <= d < beyond`` for the difference d mod 2^h."""
-
-    def fact(a: Tensor, b: Tensor) -> Tensor:
-        d = (a - b) & ((1 << h) - 1)
-        return (d >= least) & (d < beyond)
-
-    return fact
-
-
-@cache
-def plan(step: api.QuickClamp) -> Plan:
-    """The cheapest arrangement for a step. Raises :class:`BadParameters` where the bits do not fit its tables."""
-    code = min(step.bits, step.ring - step.shift - 1)
-    top = step.ring - step.shift - code
-    if not 1 <= code <= MAX_CODE or top > MAX_TOP or step.shift > MAX_SHIFT:
-        raise BadParameters(
-            f"QuickClamp: shift by {step.shift}, {code} bits of code, {top} above; at most {MAX_SHIFT}, 1 to "
-            f"{MAX_CODE} and {MAX_TOP} are offered: use Clamp"
-        )
-    options = [_arranged(step.shift, code, top, split) for split in (False, True) if step.shift > 1 or not split]
-    fitting = [p for p in options if all(bit.width <= _MAX_BORROW for bit in p.bits)]
-    return min(fitting, key=lambda p: p.dealt_bits(step.ring_out))
-
-
-@cache
-def _arranged(shift: int, code: int, h: int, split: bool) -> Plan:
-    bits: list[Bit] = []
-    borrow: tuple[Term, ...] = ()
-    if split:
-        half = shift // 2
-        bits += [Bit("c0", 0, half, _lt), Bit("c1", half, shift - half, _lt), Bit("e1", half, shift - half, _eq)]
-        borrow = (frozenset({"c1"}), frozenset({"e1", "c0"}))
-    elif shift:
-        bits.append(Bit("c", 0, shift, _lt))
-        borrow = (frozenset({"c"}),)
-    bits += [Bit("L", shift, code, _lt), Bit("E", shift, code, _eq)]
-    at, seam = shift + code, 1 << (h - 1)
-    bits.append(Bit("a0", at, h, _difference(h, 0, 1)))
-    if h > 1:
-        bits += [Bit("a1", at, h, _difference(h, 1, 2)), Bit("s", at, h, _difference(h, seam, seam + 1))]
-    if h > 2:
-        bits.append(Bit("m", at, h, _difference(h, 2, seam)))
-    weights = _polynomial(code, h, borrow)
-    products: dict[Term, None] = {}
-    for term in sorted(weights, key=lambda t: weights[t][1] == 0):  # what v multiplies stands first
-        masks = sorted(term - {_R})
-        for chosen in (frozenset(c) for size in range(len(masks) + 1) for c in combinations(masks, size)):
-            products[chosen | (term & {_R})] = None
-    products.pop(frozenset(), None)
-    return Plan(code, tuple(bits), weights, tuple(products))
-
-
-def _polynomial(code: int, h: int, borrow: tuple[Term, ...]) -> dict[Term, tuple[int, int]]:
-    """y - low, by the formula of the module."""
-    total: dict[Term, tuple[int, int]] = {}
-    ramp: Sum
-    raised: Sum
-    seam: Sum
-
-    def add(term: Term, a: int, b: int = 0) -> None:
-        before = total.get(term, (0, 0))
-        total[term] = before[0] + a, before[1] + b
-
-    if h > 1:
-        ramp = {("a0",): 1, ("a0", "L"): -1, ("a0", "E"): -1, ("a1", "L"): 1}
-        raised, seam = {("a1", "L"): 1}, {("s", "E"): 1}
-    else:
-        ramp = {("a0",): 1, ("a0", "L"): -2, ("a0", "E"): -1, ("L",): 1}
-        raised, seam = {("L",): 1, ("a0", "L"): -1}, {("E",): 1, ("a0", "E"): -1}
-    high = (1 << code) - 1
-    for names, w in ramp.items():
-        add(frozenset(names), 0, w)
-        add(frozenset({*names, _R}), -w)
-        for c in borrow:
-            add(frozenset(names) | c, -w)
-    for names, w in raised.items():
-        add(frozenset(names), w << code)
-    for names, w in seam.items():
-        for c in borrow:
-            add(frozenset(names) | c, w * high)
-    above: Sum = {("a1",): 1, ("a1", "L"): -1, ("s", "L"): 1} if h > 1 else {}
-    middle: Sum = {("m",): 1} if h > 2 else {}
-    for names, w in (above | middle).items():
-        add(frozenset(names), w * high)
-    return total
-
-
-@cache
-def _coefficients(step: api.QuickClamp) -> tuple[Tensor, Tensor]:
-    """What multiplies 1 and each dealt product, for every value of the opened bits, and what further multiplies v:
-    ``(2^bits, 1 + products)`` each, in the word of the result."""
-    made = plan(step)
-    names = [bit.name for bit in made.bits]
-    column = {term: i for i, term in enumerate((frozenset[str](), *made.products))}
-    index = torch.arange(1 << len(names))
-    opened = {name: (index >> i) & 1 for i, name in enumerate(names)}
-    plain, by_v = (torch.zeros((len(index), len(column)), dtype=torch.int64) for _ in range(2))
-    plain[:, 0] = step.low
-    for term, (a, b) in made.weights.items():
-        own = sorted(term - {_R})
-        for masks in (set(c) for size in range(len(own) + 1) for c in combinations(own, size)):
-            factor = torch.ones_like(index)
-            for name in own:
-                factor = factor * (1 - 2 * opened[name] if name in masks else opened[name])
-            at = column[frozenset(masks) | (term & {_R})]
-            plain[:, at] += a * factor
-            by_v[:, at] += b * factor
-    used, word = int(by_v.any(0).nonzero().max()) + 1, ring.word(step.ring_out)
-    return plain.to(word), by_v[:, :used].to(word).contiguous()
+    rho: Tensor
+    planes: Tensor
+    dealt: Tensor
 
 
 class QuickClampKernel(Kernel[api.QuickClamp]):
     """Two exchanges; see the module's formula."""
 
     def fields(self, step: api.QuickClamp) -> tuple[Field, ...]:
-        """rho, the bits' masks, their tables entry by entry, and the products of masks in the ring of the result."""
+        """rho, the comparison's planes, and up to eleven ring elements."""
         made = plan(step)
-        return (
-            Field("rho", Kind.MASK, step.count, step.ring),
-            Field("masks", Kind.DEALER, step.count, len(made.bits)),
-            Field("tables", Kind.BITS, step.count, made.entries),
-            Field("products", Kind.DEALT, step.count * len(made.products), step.ring_out),
-        )
+        elements = len(_dealt(made)) * 8 * planes.width(step.count)
+        dealt = Field("dealt", Kind.DEALT, elements, step.ring_out)
+        return (Field("rho", Kind.MASK, step.count, step.ring), *made.fields(step.count), dealt)
 
     def online(self, step: api.QuickClamp, n: int) -> Cost:
-        """z^, the bits."""
-        return message(n * step.count, step.ring) + plane_message(n, step.count, len(plan(step).bits))
+        """z^, the rows."""
+        return plane_message(n, step.count, step.ring) + plan(step).online(n, step.count)
 
     def deal(self, step: api.QuickClamp, name: str, inputs: tuple[str, ...], d: Dealing) -> None:
-        """Tables for rho, flipped as a whole where their bit's mask is 1, and the products, value after value."""
-        made, word = plan(step), ring.word(step.ring_out)
-        rho = planes.level(ring.unsigned(d.mask(name, "rho"), step.ring)).to(torch.int64)
-        masks = d.own(name, "masks")
-        d.give_planes(name, "tables", lambda first: _tables(made, rho, masks).bitwise_xor_(first))
-        drawn = planes.insert(masks, 0, torch.zeros(len(rho), dtype=torch.int32))
-        known = {bit.name: ((drawn >> i) & 1).to(word) for i, bit in enumerate(made.bits)}
-        known[_R] = ring.field(rho, step.shift, made.code).to(word)
-        products = torch.stack([reduce(mul, [known[x] for x in sorted(term)]) for term in made.products], 1)
-        lines = products.reshape(d.n, 8 * planes.width(step.count), len(made.products))
-        d.give(name, "products", lines[:, : step.count].reshape(d.n, step.count * len(made.products)))
+        """Tables for rho, then the products that the result is linear in."""
+        made, line, masks = plan(step), planes.level(d.mask(name, "rho")), d.own(name, "masks")
+        digits = planes.extract(line, 0, made.bits)
+        d.give_planes(name, "planes", lambda first: made.dealing.run(digits, masks, first))
+        facts = _masks(made, masks, digits[-1])
+        d.give_lines(name, "dealt", len(_dealt(made)), lambda first: _elements(made, line, facts, first))
 
-    def prepare(self, step: api.QuickClamp, name: str, inputs: tuple[str, ...], p: Party) -> dict[str, Tensor]:
+    def prepare(self, step: api.QuickClamp, name: str, inputs: tuple[str, ...], p: Party) -> Material:
         """Read the material."""
-        ready = {key: p.material.take(name, key) for key in ("rho", "tables", "products")}
-        return ready | {"products": ready["products"].reshape(-1, len(plan(step).products))}
+        parts = len(_dealt(plan(step)))
+        rho, dealt = planes.level(p.material.take(name, "rho")), planes.lines(p.material.take(name, "dealt"), parts)
+        return Material(rho, p.material.take(name, "planes"), dealt)
 
-    def run(self, step: api.QuickClamp, name: str, p: Party, ready: dict[str, Tensor], x: Tensor) -> Steps[Tensor]:
-        """Open z^, read the bits' tables there, open the bits, combine."""
+    def run(self, step: api.QuickClamp, name: str, p: Party, ready: Material, x: Tensor) -> Steps[Tensor]:
+        """Open z^, open the rows that it selects, combine."""
         made = plan(step)
-        share = ring.to_word(x.reshape(p.n, step.count), step.ring) + ready["rho"]
-        opened = yield from p.open(name, share, step.ring)
-        z_hat = ring.unsigned(opened, step.ring).to(torch.int64)
-        line = planes.level(z_hat)
-        own = planes.extract(_read(made, ready["tables"], line), 0, len(made.bits))
-        bits = yield from p.open_planes(f"{name}.digits", own)
-        index = planes.rows(planes.insert(bits, 0, torch.zeros(len(line), dtype=torch.int32)), p.n, step.count)
-        v = ring.field(z_hat, step.shift, made.code).reshape(-1)
-        return _combined(step, p.first, index.reshape(-1), v, ready["products"]).reshape(p.n, *step.shape)
+        share = planes.level(ring.to_word(x.reshape(p.n, step.count), step.ring))
+        own = planes.extract_sum(share, ready.rho, step.ring)
+        other = yield from p.swap_planes(name, own)
+        first = made.opening.run(own, other, ready.planes)
+        mine = first[step.ring - step.shift :]
+        theirs = yield from p.swap_planes(f"{name}.digits", mine)
+        facts = made.evaluation.run(mine, theirs, first)
+        y = _finish(made, step, p.first, ready.dealt, first[: made.code], facts)
+        return planes.rows(y, p.n, step.count).reshape(p.n, *step.shape)
 
 
-def _tables(made: Plan, rho: Tensor, masks: Tensor) -> Tensor:
-    """Every bit's table, xor its mask, as planes: one for each value that z^'s digit can have."""
-    out, at = np.empty((made.entries, len(rho) // 8), np.uint8), 0
-    for i, bit in enumerate(made.bits):
-        every = torch.arange(1 << bit.width, dtype=torch.int16)
-        digit = ring.field(rho, bit.low, bit.width).to(torch.int16)
-        for first in range(0, len(every), _ROWS):
-            part = every[first : first + _ROWS]
-            facts = bit.fact(part[:, None], digit[None, :]).numpy()
-            out[at : at + len(part)] = np.packbits(facts, axis=1, bitorder="little") ^ masks[i].numpy()
-            at += len(part)
-    return torch.from_numpy(out)
+def _masks(made: chain.Plan, own: Tensor, top: Tensor) -> Tensor:
+    """Planes of the facts' masks, in the order of :data:`chain.MASKS`; zeros for what there is not."""
+    at = made.masks()
+    rows = [own[at[name]] if name in at else torch.zeros_like(top) for name in chain.MASKS]
+    if made.top_bits == 1:  # "in" is known with the borrow
+        rows[2] = rows[3] = rows[1] ^ top
+    return torch.stack(rows)
 
 
-def _read(made: Plan, tables: Tensor, z_hat: Tensor) -> Tensor:
-    """This party's share of all bits at z^'s digits: bit i of int32 words ``(values,)``."""
-    value = torch.arange(len(z_hat))
-    place, within, at = value >> 3, (value & 7).to(torch.uint8), 0
-    out = torch.zeros(len(z_hat), dtype=torch.int32)
-    for i, bit in enumerate(made.bits):
-        entry = tables.reshape(-1)[(at + ring.field(z_hat, bit.low, bit.width)) * tables.shape[1] + place]
-        out |= ((entry >> within) & 1).to(torch.int32) << i
-        at += 1 << bit.width
-    return out
+def _elements(made: chain.Plan, rho: Tensor, masks: Tensor, first: Tensor) -> Tensor:
+    """P1's lines of the dealt elements: their values less P0's lines ``first``."""
+    if (fast := native.clamps()) is not None and first.device.type == "cpu":
+        out = torch.empty_like(first)
+        arrays = (masks.numpy(), _rows(made), made.shift, made.code, first.numpy(), out.numpy())
+        fast.quick_elements(rho.contiguous().numpy(), *arrays)
+        return out
+    gamma, omega, *others = (_words(mask, first[0]) for mask in masks)
+    digit = ring.field(rho.to(torch.int64), made.shift, made.code).to(first.dtype)
+    values = {"gamma": gamma}
+    for j in (0, 1):
+        beta, s = others[j], digit - ((omega ^ j) << made.code)
+        values |= {f"S{j}": s, f"beta{j}": beta, f"betaS{j}": beta * s, f"betagamma{j}": beta * gamma}
+        values |= {f"delta{j}": others[2 + j]}
+    return torch.stack([values[name] for name in _dealt(made)]) - first
 
 
-def _combined(step: api.QuickClamp, first: bool, index: Tensor, v: Tensor, products: Tensor) -> Tensor:
-    """y: the dealt products ``(values, products)`` under the coefficients that the opened bits and v select."""
-    plain, by_v = _coefficients(step)
-    at = index.to(torch.int64)
-    factors = plain[at]
-    further = by_v[at] * v.to(plain.dtype).unsqueeze(1)
-    factors[:, : further.shape[1]] += further
-    y = (factors[:, 1:] * products).sum(1, dtype=plain.dtype)
-    return y + factors[:, 0] if first else y
+def _words(plane: Tensor, like: Tensor) -> Tensor:
+    """A plane as words 0 and 1."""
+    return planes.insert(plane.unsqueeze(0), 0, torch.zeros_like(like))
+
+
+def _finish(made: chain.Plan, step: api.QuickClamp, first: bool, dealt: Tensor, v: Tensor, facts: Tensor) -> Tensor:
+    """y from the public digits v and the opened facts (planes), and the dealt lines."""
+    if (fast := native.clamps()) is not None and dealt.device.type == "cpu":
+        out = torch.empty(dealt.shape[1], dtype=dealt.dtype)
+        arrays = (_rows(made), int(first), made.code, step.low, dealt.numpy(), out.numpy())
+        fast.quick_end(v.numpy(), facts.numpy(), *arrays)
+        return out
+    named = dict(zip(_DEALT, (dealt[i] if i >= 0 else torch.zeros_like(dealt[0]) for i in _rows(made)), strict=True))
+    c, j, inside, high = (_words(fact, dealt[0]) for fact in facts)
+    s, beta, product, gated, delta = (
+        torch.where(j == 1, named[f"{name}1"], named[f"{name}0"])
+        for name in ("S", "beta", "betaS", "betagamma", "delta")
+    )
+    public = planes.insert(v, 0, torch.zeros_like(c)) - c
+    outer = (public if first else 0) - s - (1 - 2 * c) * named["gamma"]
+    inner = public * beta - product - (1 - 2 * c) * gated
+    y = inside * outer + (1 - 2 * inside) * inner
+    y = y + ((1 << made.code) - 1) * ((high if first else 0) + (1 - 2 * high) * delta)
+    return y + step.low if first else y

@@ -62,7 +62,7 @@ class ShiftKernel(Kernel[api.Shift]):
         rho = ring.unsigned(d.mask(name, "rho"), step.ring).to(torch.int64)
         d.give(name, "upper", rho >> step.shift)
         if self._by_table(step):
-            u = torch.arange(1 << step.shift)
+            u = torch.arange(1 << step.shift, device=d.device)
             low = rho & ((1 << step.shift) - 1)
             d.give_table(name, "borrow", (u < low.unsqueeze(-1)).to(torch.int32))
             return
@@ -97,7 +97,7 @@ class ShiftKernel(Kernel[api.Shift]):
             public, own = yield from compare.run(self._plan(step), name, p, ready["planes"], share, rho)
             opened = yield from p.open_planes(f"{name}.facts", own)
             bit = bit_words(opened, p.n, step.count, y.dtype)
-            v = planes.rows(planes.insert(public, 0, torch.zeros(len(share), dtype=y.dtype)), p.n, step.count)
+            v = planes.rows(planes.insert(public, 0, y.new_zeros(len(share))), p.n, step.count)
             y = y - (1 - 2 * bit) * ready["gamma"]
             v = v - bit
         return (y + v if p.first else y).reshape(p.n, *step.shape)

@@ -48,7 +48,7 @@ class TableKernel(Kernel[api.Table]):
         """``T[j - r]``."""
         r = ring.unsigned(d.mask(name, "r"), step.bits).to(torch.int64)
         rows = ring.to_word(_rows(step, d.operands[f"{name}.table"]), step.ring_out)
-        at = (torch.arange(1 << step.bits) - r.unsqueeze(-1)) & ((1 << step.bits) - 1)
+        at = (torch.arange(1 << step.bits, device=d.device) - r.unsqueeze(-1)) & ((1 << step.bits) - 1)
         d.give_table(name, "table", rows.expand(d.n, *rows.shape).gather(2, at))
 
     def prepare(self, step: api.Table, name: str, inputs: tuple[str, ...], p: Party) -> Ready:
@@ -88,7 +88,8 @@ class FusedTableKernel(Kernel[api.FusedTable]):
         low = planes.extract(planes.level(d.mask(name, "rho")), 0, step.shift)
         d.give_planes(name, "borrow", lambda first: _borrow_dealing(step.shift).run(low, mask, first))
         high, gamma = rho >> step.shift, bit_words(mask, d.n, step.count, torch.int64)
-        v, e = torch.arange(1 << t).repeat_interleave(2), torch.arange(2).repeat(1 << t)
+        entry = torch.arange(2 << t, device=d.device)
+        v, e = entry >> 1, entry & 1
         at = (v - high.unsqueeze(-1) - (e ^ gamma.unsqueeze(-1))) & ((1 << t) - 1)
         rows = ring.to_word(_rows(step, d.operands[f"{name}.table"]), step.ring_out)
         d.give_table(name, "table", rows.expand(d.n, *rows.shape).gather(2, at))
@@ -105,7 +106,7 @@ class FusedTableKernel(Kernel[api.FusedTable]):
         first = _borrow_reading(step.ring, step.shift).run(own, other, ready["borrow"])
         e = yield from p.open_planes(f"{name}.borrow", first[-1:])
         # entry 2v + e: the opened bit is the lowest of the index
-        index = planes.insert(torch.cat([e, first[:-1]]), 0, torch.zeros(len(share), dtype=torch.int32))
+        index = planes.insert(torch.cat([e, first[:-1]]), 0, share.new_zeros(len(share), dtype=torch.int32))
         return p.material.read_table(name, "table", planes.rows(index, p.n, step.count)).reshape(p.n, *step.shape)
 
 

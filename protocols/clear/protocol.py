@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from protocols import ring
 from protocols.api import SecurityStatement, Step
 from protocols.clear.define import define
 from protocols.cost import Cost
-from protocols.errors import Misuse
+from protocols.devices import CPU
+from protocols.errors import BadParameters, Misuse
 from protocols.prg import Random
 from protocols.protocol import NamedStep, PartyRole, Protocol
 from protocols.rounds import PartyId, Steps
@@ -67,8 +69,12 @@ class Clear(Protocol):
         """Operands as they are."""
         return {PartyId.P0: {f"{name}.{key}": value for key, value in operands.items()}}
 
-    def party(self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor]) -> ClearServer:
-        """The server."""
+    def party(
+        self, steps: Sequence[NamedStep], party: PartyId, stored: Mapping[str, Tensor], device: torch.device = CPU
+    ) -> ClearServer:
+        """The server; what defines the results is computed on the processor."""
+        if device.type != "cpu":
+            raise BadParameters(f"protocol 'clear' computes on the cpu only, not on {device}; additive2 computes there")
         if party is not PartyId.P0:
             raise Misuse(f"protocol 'clear' has one party, P0; not {party}")
         return ClearServer(stored)

@@ -37,6 +37,11 @@ def bits() -> ModuleType | None:
     return _module("planar") if _switched_on[0] else None
 
 
+def clamps() -> ModuleType | None:
+    """Kernels of a quick clamp, or None where they cannot be used."""
+    return _module("quickclamp") if _switched_on[0] else None
+
+
 def gates() -> ModuleType | None:
     """The interpreter of programs over bit planes, or None where it cannot be used."""
     return _module("interpret") if _switched_on[0] else None
@@ -45,6 +50,12 @@ def gates() -> ModuleType | None:
 def products() -> ModuleType | None:
     """Kernels of ring products, or None where they or the processor's units are not there."""
     made = _module("multiply") if _switched_on[0] else None
+    return made if made is not None and made.SUPPORTED else None
+
+
+def streams() -> ModuleType | None:
+    """The kernel of many key streams, or None where it or the processor's rounds of AES are not there."""
+    made = _module("masking") if _switched_on[0] else None
     return made if made is not None and made.SUPPORTED else None
 
 

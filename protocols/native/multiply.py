@@ -24,7 +24,7 @@ from functools import cache
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import njit, typeof, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -34,7 +34,8 @@ SUPPORTED = all(_FEATURES.get(name, False) for name in ("avx512f", "avx512bw", "
 LANES = 16  # 32-bit sums in a vector
 # The low part alone, by bytes or by words; the cross sum by one product of bytes; by two, of bytes or of words.
 BYTES, WORDS, MIXED_WORDS, BYTES_WORDS, WORDS_WORDS = range(5)
-TILES = ((8, 3), (6, 4), (5, 5), (1, 8))  # rows, vectors: as many sums as there are registers
+# Rows, vectors: as many sums as there are registers; and for few columns.
+TILES = ((8, 3), (6, 4), (5, 5), (1, 8), (12, 2), (16, 1))
 
 PAIRS, QUADS, MIXED, HIGH_PAIRS, HIGH_QUADS = range(5)  # what a plane of :func:`spread` holds: l, l, l + 2^c h, h, h
 
@@ -157,13 +158,14 @@ def convolve(kind: int, tile: int) -> Callable[..., None]:
 
     @njit(cache=True, nogil=True)
     def loop(matrix, places, columns, high, up, pitch, add, out):
-        """out (O, lines, cols) = taps . columns on lines of ``pitch`` columns, plus ``add`` of the same shape.
+        """out (n, O, lines, cols) = taps . columns on lines of ``pitch`` columns, plus ``add`` of the same shape; the
+        lines of all images one after the other.
 
         matrix: (O filled up to whole tiles, taps), the first ``high`` of them of the cross sum, which is shifted by
         ``up``. places: where each tap's columns begin in ``columns``, which reach one tile beyond the last line.
         """
-        channels, lines, cols = out.shape
-        low, width = matrix.shape[1] - high, lines * pitch
+        images, channels, lines, cols = out.shape
+        low, width = matrix.shape[1] - high, images * lines * pitch
         held = np.empty((rows, width + columns_a_tile), np.int32)
         for first in range(0, channels, rows):
             for q in range(0, width, columns_a_tile):
@@ -172,14 +174,19 @@ def convolve(kind: int, tile: int) -> Callable[..., None]:
                     held, q, held.shape[1],
                 )  # fmt: skip
             for r in range(min(rows, channels - first)):
-                for y in range(lines):
+                for y in range(images * lines):
                     line = held[r, y * pitch : y * pitch + cols]
-                    more, target = add[first + r, y], out[first + r, y]
+                    more, target = add[y // lines, first + r, y % lines], out[y // lines, first + r, y % lines]
                     for x in range(cols):
                         target[x] = line[x] + more[x]
 
     done: Callable[..., None] = loop
     return done
+
+
+def make_ready(kind: int, tile: int, arguments: tuple[object, ...]) -> None:
+    """Compile or load the loop of these kinds of arguments."""
+    convolve(kind, tile).compile(tuple(typeof(x) for x in arguments))  # type: ignore[attr-defined]
 
 
 @njit(cache=True, nogil=True)
@@ -225,6 +232,37 @@ def spread_all(x, kinds, mix, channels, phases, stride, padding, pitch, out):
     for p in range(len(kinds)):
         out[p, :] = 0
         spread(x, kinds[p], mix if kinds[p] == MIXED else 0, channels[p], phases[p], stride, padding, pitch, out[p])
+
+
+@njit(cache=True, nogil=True)
+def gather(planes, places, pitch, lines, cols, at, out):
+    """Every tap's columns of one image side by side: out (taps, ..) from column ``at`` on; planes: a line of words."""
+    for t in range(len(places)):
+        for y in range(lines):
+            start, to = places[t] + y * pitch, at + y * cols
+            for x in range(cols):
+                out[t, to + x] = planes[start + x]
+
+
+@njit(cache=True, nogil=True)
+def pack_rows(x, kinds, mix, out):
+    """Rows of x (rows, inputs) as taps, a stretch of ``out`` for each kind; the last tap is filled up with zeros."""
+    rows, inputs = x.shape
+    for r in range(rows):
+        line, at = x[r], 0
+        for what in kinds:
+            high, part = what >= HIGH_PAIRS, mix if what == MIXED else 0
+            count = 4 if what in (QUADS, MIXED, HIGH_QUADS) else 2
+            bits, keep = np.int32(32 // count), np.int32((1 << (32 // count)) - 1)
+            taps = (inputs + count - 1) // count
+            target = out[r, at : at + taps]
+            for t in range(taps):
+                target[t] = 0
+            for c in range(count):
+                shift = np.int32(bits * np.int32(c))
+                for t in range((inputs - c + count - 1) // count):
+                    target[t] |= np.int32(_part(line[count * t + c], high, part) & keep) << shift
+            at += taps
 
 
 @njit(cache=True, nogil=True)

@@ -38,7 +38,7 @@ def test_items_dealt_together_or_apart_are_laid_out_alike() -> None:
     where = layout(STEPS)
     together = dealer.deal(0, 3)
     assert len(together) == 3 * where.record_bytes
-    assert len(dealer.deal(3, 1) + dealer.deal(4, 2)) == len(together)
+    assert len(dealer.deal(3, 1)) + len(dealer.deal(4, 2)) == len(together)
 
 
 def test_too_few_corrections_say_how_many_are_there() -> None:

@@ -10,6 +10,7 @@ from protocols import prg
 from protocols.additive2.material import PartyKeys
 from protocols.errors import Misuse
 from protocols.rounds import PartyId
+from protocols.streams import Stream
 
 
 def test_the_key_stream_is_aes_ctr_as_nist_prints_it() -> None:
@@ -37,7 +38,7 @@ def test_a_long_stream_is_seamless_over_its_internal_pieces() -> None:
 
 
 def test_a_stream_never_goes_back() -> None:
-    stream = prg.Stream(prg.Key.fresh(), 2)
+    stream = Stream(prg.Key.fresh(), 2)
     first = stream.take(0, 3)
     assert first.shape == (3, 32)
     stream.take(5, 1)

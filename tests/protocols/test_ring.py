@@ -69,7 +69,7 @@ def test_a_processor_whose_units_saturate_gets_the_same_products(monkeypatch: py
     a, b = torch.randint(-(1 << 20), 1 << 20, (5, 40)), torch.randint(-(1 << 20), 1 << 20, (40, 3))
     weights, digits = ring.stack_weights(a.int(), 24), ring.digits(b.int(), 24).reshape(-1, 3)
     fast = ring.product(weights, digits, 24)
-    monkeypatch.setattr(ring, "_units_are_exact", lambda: False)
+    monkeypatch.setattr(ring, "_units_are_exact", lambda _: False)
     assert torch.equal(ring.product(weights, digits, 24), fast)
 
 

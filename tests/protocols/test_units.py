@@ -65,6 +65,25 @@ def test_convolutions_of_any_geometry_equal_those_by_digits(bits: int, data: st.
 
 
 @needs_units
+@pytest.mark.parametrize("bits", [8, 20, 24])
+@pytest.mark.parametrize("n", [1, 5, 70])
+def test_small_images_are_computed_side_by_side_and_equal_those_by_digits(bits: int, n: int) -> None:
+    m = ConvMap(20, 3, 3, 33, (3, 3), (2, 1), (1, 1))
+    prepared = m.prepare(words(m.weight_shape, bits, 1), bits)
+    assert prepared.ways[1].together and 5 < prepared.ways[1].images < 70  # a full pass, and one that is not
+    same_by_digits(m, n, bits)
+
+
+@needs_units
+@pytest.mark.parametrize("bits", [8, 16, 24])
+def test_the_loops_of_other_batches_are_ready_after_a_single_image(bits: int) -> None:
+    m = ConvMap(64, 2, 2, 32, (3, 3), (1, 1), (1, 1))
+    prepared = m.prepare(words(m.weight_shape, bits, 1), bits)
+    m.apply(prepared, words((1, *m.in_shape), bits, 2), bits)
+    assert prepared.ready == {way.tile for way in prepared.ways}
+
+
+@needs_units
 @pytest.mark.parametrize("bits", [8, 16, 24])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
 def test_depthwise_maps_equal_those_by_words(bits: int, stride: tuple[int, int]) -> None:

@@ -9,6 +9,9 @@ from pqi.audit.attack import Attack
 from pqi.audit.errors import AuditError
 
 CATALOGUE = {
+    "extraction": "pqi.audit.attacks.extraction:Extraction",
+    "fidelity": "pqi.audit.attacks.fidelity:Fidelity",
+    "detection": "pqi.audit.attacks.detection:Signs",
     "fairness": "pqi.audit.attacks.fairness:Fairness",
     "fgsm": "pqi.audit.attacks.fgsm:FastGradientSign",
     "pgd": "pqi.audit.attacks.pgd:ProjectedGradient",

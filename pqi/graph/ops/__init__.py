@@ -22,6 +22,7 @@ from pqi.graph.ops.source import Input
 from pqi.graph.ops.spread import Spread
 from pqi.graph.ops.step import Step
 from pqi.graph.ops.sum_pool2d import SumPool2d
+from pqi.graph.ops.tournament import Pairwise, Standing
 
 CATALOGUE: dict[str, type[Op]] = {
     op.kind: op
@@ -45,6 +46,8 @@ CATALOGUE: dict[str, type[Op]] = {
         Expand,
         Polynomial,
         Offset,
+        Pairwise,
+        Standing,
     )
 }
 
@@ -74,6 +77,7 @@ __all__ = [
     "Offset",
     "Op",
     "Pad",
+    "Pairwise",
     "Permute",
     "Polynomial",
     "Requantize",
@@ -82,6 +86,7 @@ __all__ = [
     "Shape",
     "Slice",
     "Spread",
+    "Standing",
     "Step",
     "SumPool2d",
 ]

@@ -28,6 +28,8 @@ COMMANDS = (
     "status",
     "predict",
     "bench",
+    "audit",
+    "audit-protocol",
 )
 
 

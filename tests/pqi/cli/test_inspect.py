@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import pqi as package
 from tests import networks
@@ -83,3 +84,15 @@ def test_a_lookup_is_shown_as_arithmetic_that_wraps_by_definition(tmp_path: Path
     assert [name for name, layer in layers.items() if layer["cyclic"]] == ["wrap1", "wrap2"]
     assert (layers["wrap1"]["index"], layers["wrap1"]["reads"], layers["conv1"]["ring"]) == ("mod 2^8", 8, 8)
     assert layers["wrap1"]["primitives"] == ["Table"]
+
+
+def test_a_hardened_model_says_what_its_client_learns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    package.quantize(net, torch.rand(30, 4), answers="label").save(tmp_path / "m.pqi")
+    result = pqi("inspect", tmp_path / "m.pqi", "--json", tmp_path / "costs.json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads((tmp_path / "costs.json").read_text())
+    assert facts["answers"] == "label"
+    assert facts["security"]["learns"]["client"].startswith("its label only")
+    assert "computed inside the protocol" in result.output

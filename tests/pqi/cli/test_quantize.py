@@ -171,6 +171,16 @@ def test_every_choice_of_the_library_can_be_made_on_the_command_line(tmp_path: P
     assert made.accumulators == wanted.accumulators
 
 
+def test_answers_can_be_hardened_on_the_command_line(tmp_path: Path, calibration: Path) -> None:
+    made = run(tmp_path, calibration, "--answers", "label")
+    wanted = package.quantize(small_net(), samples(200), answers="label").predict(samples(50, 7), "silent")
+    assert np.array_equal(made.predict(samples(50, 7), "silent"), wanted)
+    assert np.array_equal(np.unique(wanted), [0.0, 1.0])
+    result = pqi("quantize", "x:y", "--calibration", calibration, "-o", tmp_path / "m.pqi", "--answers", "best")
+    assert result.exit_code == 1
+    assert "choose from scores, label, top, ranked, rounded" in result.stderr
+
+
 def test_the_hundredth_percentile_is_the_largest_value_seen(tmp_path: Path, calibration: Path) -> None:
     by_percentile = run(tmp_path, calibration, "--percentile", 100)
     by_ends = run(tmp_path, calibration, "--observer", "minmax")

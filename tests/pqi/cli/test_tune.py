@@ -67,7 +67,7 @@ def test_the_wide_network_profile_plans_for_few_exchanges(question: list[object]
     facts = json.loads((tmp_path / "f").read_text())
     program = package.compile(package.load(tmp_path / "m.pqi"), network="wan")
     assert facts["network"] == "wan" and facts["chosen"]["exchanges"] == program.cost(1).exchanges
-    assert facts["curve"]["network"] == {"name": "wan", "bandwidth": 1e8, "latency": 0.04, "plan": "wan"}
+    assert facts["curve"]["network"] == {"name": "wan", "bandwidth": 1e8, "round_trip": 0.04}
     assert "--network wan" in result.stdout
 
 

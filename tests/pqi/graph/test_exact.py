@@ -141,5 +141,5 @@ def test_a_machine_whose_int8_units_saturate_gets_the_same_results(monkeypatch: 
     rng = np.random.default_rng(0)
     a, b = torch.from_numpy(rng.integers(-500, 500, (7, 30))), torch.from_numpy(rng.integers(-500, 500, (4, 30)))
     with_units = int_matmul(a, b)
-    monkeypatch.setattr(ring, "_units_are_exact", lambda: False)
+    monkeypatch.setattr(ring, "_units_are_exact", lambda _: False)
     assert torch.equal(int_matmul(a, b), with_units)

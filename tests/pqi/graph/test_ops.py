@@ -27,6 +27,7 @@ from pqi.graph.ops import (
     Offset,
     Op,
     Pad,
+    Pairwise,
     Permute,
     Polynomial,
     Requantize,
@@ -34,6 +35,7 @@ from pqi.graph.ops import (
     Scale,
     Slice,
     Spread,
+    Standing,
     Step,
     SumPool2d,
 )
@@ -78,6 +80,8 @@ def every_operator() -> list[tuple[Op, list[tuple[int, ...]]]]:
         (Polynomial((7, -3, 0, -2)), [image]),
         (Polynomial((1, 2, -3, 4, 5)), [image]),
         (Offset(random(4), 3), [image]),
+        (Pairwise(), [(7,)]),
+        (Standing(5), [(10,)]),
     ]
 
 
@@ -110,7 +114,7 @@ def test_an_operator_is_built_again_from_its_fields(op: Op, shapes: list[tuple[i
     assert torch.equal(twin.evaluate(inputs), op.evaluate(inputs)) and twin.params() == op.params()
 
 
-LOCAL = (Add, Reshape, Permute, Slice, Pad, Concat, SumPool2d, Expand)
+LOCAL = (Add, Reshape, Permute, Slice, Pad, Concat, SumPool2d, Expand, Pairwise, Standing)
 
 
 @pytest.mark.parametrize(("op", "shapes"), [p for p in OPERATORS if isinstance(p.values[0], LOCAL)])
@@ -338,4 +342,4 @@ def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]
 
 
 def test_the_catalogue_names_every_operator_once() -> None:
-    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 19
+    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 21

@@ -208,14 +208,6 @@ def test_the_dealer_is_held_when_a_batch_is_there_and_goes_on_when_all_is_over(d
     assert deployment.take() >= held
 
 
-def test_a_starved_question_is_answered_after_the_dealer_was_let_go(deployment: Deployment) -> None:
-    with Reins(deployment, 4) as dealer:  # type: ignore[arg-type]
-        dealer.refill()
-        answer, seconds = dealer.starved(deployment.take)
-        assert answer >= 4 and seconds > 0
-        assert dealer.refill() is None
-
-
 def test_where_there_is_no_dealer_nothing_is_waited_for(deployment: Deployment) -> None:
     process = deployment.processes.pop(DEALER)
     with Reins(deployment, 4) as dealer:  # type: ignore[arg-type]

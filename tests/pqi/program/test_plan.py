@@ -202,7 +202,7 @@ PROVEN = Demand((1024,), 21, 10, 6, 0, 0, 20, headroom=6)
         (replace(PROVEN, tables=1), NARROW, "digits and table"),
         (replace(PROVEN, tables=1), FAR, "fused table"),
         (replace(PROVEN, ring=6, shift=0, bits=4), FAR, "table"),
-        (replace(PROVEN, ring=6, shift=0, bits=8), NARROW, "sign and select"),
+        (replace(PROVEN, ring=8, shift=0, bits=8), LAN, "sign and select"),
     ],
 )
 def test_the_network_decides(demand: Demand, network: Profile, words: str) -> None:

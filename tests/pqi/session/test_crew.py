@@ -47,7 +47,7 @@ def alone(part: Part, secret: bytes, first: int, n: int) -> bytes:
     """The same items from one dealer in this process, in one go."""
     dealer = Dealer(*part)
     dealer.new_epoch(secret)
-    return dealer.deal(first, n)
+    return bytes(dealer.deal(first, n))
 
 
 def dealt(crew: Crew, first: int, n: int, chunk: int) -> Iterator[bytes]:
@@ -158,7 +158,7 @@ def test_a_worker_changes_epoch_with_the_secret_it_is_given(part: Part) -> None:
     for _ in range(2):
         dealer.new_epoch()
         secret = dealer.expose_epoch()
-        assert hand.deal(secret, 0, 2) + hand.deal(secret, 5, 1) == dealer.deal(0, 2) + alone(part, secret, 5, 1)
+        assert hand.deal(secret, 0, 2) + hand.deal(secret, 5, 1) == bytes(dealer.deal(0, 2)) + alone(part, secret, 5, 1)
 
 
 def test_the_epoch_s_secret_refuses_to_leave_by_accident() -> None:

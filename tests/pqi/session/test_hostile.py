@@ -9,6 +9,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from pqi.session.server import ServerOptions
 from protocols import ring
 from protocols.rounds import PartyId
 
-OPTIONS = ServerOptions(max_batch=8, pool_items=24, max_links=24, patience=QUICK)
+OPTIONS = ServerOptions(max_batch=8, pool_items=24, max_links=24, patience=replace(QUICK, pool=15.0))
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +169,14 @@ def test_a_client_that_vanishes_after_ready_costs_its_items_and_nothing_else(run
     b.close()
 
 
-def test_a_client_that_stays_silent_after_ready_is_given_up_with_the_reason(running: Deployment) -> None:
+def test_a_client_that_stays_silent_after_ready_is_given_up_with_the_reason(
+    running: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for server in running.servers.values():
+        monkeypatch.setattr(server, "patience", replace(QUICK, step=0.6))
     a, b = two_links(running, 1)
-    refused(a, "timed out after 3 s waiting for client: its input for query 5|server_b")
-    refused(b, "timed out after 3 s waiting for client: its input for query 5|server_a|lost")
+    refused(a, "timed out after 0.6 s waiting for client: its input for query 5|server_b")
+    refused(b, "timed out after 0.6 s waiting for client: its input for query 5|server_a|lost")
 
 
 @pytest.mark.parametrize("party", [PartyId.P0, PartyId.P1])
@@ -243,7 +248,10 @@ def test_server_a_has_no_business_with_itself(running: Deployment) -> None:
     refused(introduced(running, "server_a", "server_a"), "role 'server_a' has no business with server_a")
 
 
-def test_a_link_between_servers_that_nobody_claims_is_closed(running: Deployment) -> None:
+def test_a_link_between_servers_that_nobody_claims_is_closed(
+    running: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.servers["server_b"], "patience", replace(QUICK, step=0.3))
     refused(introduced(running, "server_b", "server_a", client="b" * 64), "waiting for the client's own connection")
 
 
@@ -415,10 +423,18 @@ def test_the_client_refuses_servers_that_are_ready_with_different_items(
         return got
 
     monkeypatch.setattr(Conversation, "_gather", twisted)
-    monkeypatch.setattr(pqi.session.sharing, "encode_input", lambda *_: pytest.fail("a share was made"))
+    exchanged = pqi.session.sharing.exchange
+    sent: list[FrameType] = []
+
+    def watched(sends: Any, *rest: Any) -> Any:
+        sent.extend(kind for _, kind, _ in sends)
+        return exchanged(sends, *rest)
+
+    monkeypatch.setattr(pqi.session.sharing, "exchange", watched)
     with running.client() as client, pytest.raises(QueryFailed, match="ready with different material"):
         client.predict(inputs(1))
     monkeypatch.undo()
+    assert sent == [FrameType.CONTROL, FrameType.CONTROL]  # the two questions, and no share
 
 
 def test_wrong_roles_and_bad_frames_are_kinds_of_network_errors() -> None:

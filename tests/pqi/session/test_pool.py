@@ -281,3 +281,132 @@ def test_a_place_on_disk_is_not_written_again_while_a_query_reads_it(
     query.join(10)
     assert got == [records(4, 10)]
     assert bytes(deep.take(4, 0.1).corrections) == records(14, 4)
+
+
+# ---------------------------------------------------------------------- who fills it hears at once; nothing ahead
+
+
+def test_who_fills_the_pool_hears_when_items_are_taken_or_waited_for_and_when_an_epoch_begins_or_ends() -> None:
+    pool, rings = filled(3), list[str]()
+    at = ["taken"]
+
+    def ring() -> None:
+        rings.append(at[0])
+
+    pool.attend(ring)
+    pool.take(1, 1)
+    at[0] = "waited for"
+    with pytest.raises(MaterialMissing):
+        pool.take(5, 0.01)
+    for at[0], change in (
+        ("burnt", lambda: pool.burn("e1")),
+        ("begun", lambda: pool.begin("e2")),
+        ("closed", pool.close),
+    ):
+        change()
+    assert rings == ["taken", "waited for", "burnt", "begun", "closed"]
+    pool.attend(ring, False)
+    pool.begin("e3")
+    assert len(rings) == 5
+
+
+def test_a_pool_on_demand_orders_what_the_query_in_turn_lacks_and_keeps_nothing_ahead() -> None:
+    pool = Pool(4, 0, 1 << 20)
+    pool.begin("e1")
+    assert (pool.on_demand, pool.capacity, pool.room("e1")) == (True, 0, 0)
+    ordered: list[int] = []
+
+    def deliver() -> None:
+        if room := pool.room("e1"):
+            ordered.append(room)
+            threading.Thread(target=pool.add, args=("e1", sum(ordered[:-1]), room, bytes(4 * room))).start()
+
+    pool.attend(deliver)
+    assert [(taken.first, taken.n) for taken in (pool.take(3, 10), pool.take(2, 10))] == [(0, 3), (3, 2)]
+    assert (ordered, pool.level, pool.room("e1")) == ([3, 2], 0, 0)
+
+
+def test_what_comes_too_late_for_a_query_on_demand_serves_the_next_one() -> None:
+    pool = Pool(4, 0, 1 << 20)
+    pool.begin("e1")
+    with pytest.raises(MaterialMissing, match="level 0 of 2 items"):
+        pool.take(2, 0.01)
+    pool.add("e1", 0, 2, b"12345678")
+    assert (pool.level, pool.room("e1")) == (2, 0)
+    assert bytes(pool.take(2, 0.01).corrections) == b"12345678"
+
+
+def test_a_pool_on_demand_puts_nothing_on_disk(tmp_path: Path) -> None:
+    pool = Pool(4, 0, 1 << 20, SpillRoom(tmp_path / "spill", 1 << 20))
+    pool.begin("e1")
+    assert not (tmp_path / "spill").exists()
+
+
+# ---------------------------------------------------------------------- claimed before they came
+
+
+def hungry(deliver: bool = True) -> tuple[Pool, list[int]]:
+    """An empty pool on demand that has seen its dealer deliver at once, and goes on like that if ``deliver``."""
+    pool, ordered = Pool(4, 0, 1 << 20), list[int]()
+    pool.begin("e1")
+    on = [True]
+
+    def ring() -> None:
+        if on[0] and (room := pool.room("e1")) > 0:
+            ordered.append(room)
+            threading.Thread(target=pool.add, args=("e1", sum(ordered[:-1]), room, bytes(4 * room))).start()
+
+    pool.attend(ring)
+    pool.take(1, 100)
+    on[0] = deliver
+    return pool, ordered
+
+
+def test_items_that_are_expected_soon_are_claimed_before_they_are_here() -> None:
+    pool, _ = hungry(deliver=False)
+    levels: list[tuple[str, int, int]] = []
+
+    def claim(epoch: str, first: int) -> None:
+        levels.append((epoch, first, pool.level))
+        pool.add("e1", 1, 2, b"12345678")
+
+    taken = pool.take(2, 100, claim)
+    assert levels == [("e1", 1, 0)]
+    assert (taken.first, taken.claimed, bytes(taken.corrections)) == (1, True, b"12345678")
+
+
+def test_nothing_is_claimed_early_of_a_dealer_whose_pace_is_not_known_or_of_what_is_here() -> None:
+    pool = filled(2)
+    refuse = lambda *_: pytest.fail("claimed")  # noqa: E731
+    assert not pool.take(2, 100, refuse).claimed
+    threading.Timer(0.05, lambda: pool.add("e1", 2, 1, b"late")).start()
+    assert not pool.take(1, 100, refuse).claimed
+    pool.begin("e2")
+    threading.Timer(0.05, lambda: pool.add("e2", 0, 1, b"late")).start()
+    assert not pool.take(1, 100, refuse).claimed
+
+
+def test_claimed_items_that_do_not_come_are_nobodys_even_when_they_come_later() -> None:
+    pool, _ = hungry(deliver=False)
+    with pytest.raises(MaterialMissing, match="level 0 of 2 items"):
+        pool.take(2, 0.05, lambda *_: None)
+    assert (pool.level, pool.room("e1")) == (0, 0)
+    pool.add("e1", 1, 3, b"aaaabbbbcccc")
+    assert pool.level == 1
+    taken = pool.take(1, 100)
+    assert (taken.first, bytes(taken.corrections)) == (3, b"cccc")
+
+
+def test_claimed_items_are_burnt_when_the_claim_fails_and_when_a_new_epoch_begins() -> None:
+    pool, _ = hungry()
+
+    def fail(*_: object) -> None:
+        raise SessionError("the journal is full")
+
+    with pytest.raises(SessionError, match="journal"):
+        pool.take(1, 100, fail)
+    assert pool.take(1, 100).first == 2
+    with pytest.raises(MaterialMissing, match="new epoch before the items of this query came"):
+        pool.take(64, 1e6, lambda *_: pool.begin("e2"))
+    pool.add("e2", 0, 1, b"next")
+    assert pool.take(1, 100).first == 0

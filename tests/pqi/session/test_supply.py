@@ -219,6 +219,27 @@ def test_dealing_goes_on_while_the_last_message_is_sent(tmp_path: Path, monkeypa
     assert 1 in begun_while_sending
 
 
+def test_without_material_ahead_the_dealer_makes_exactly_what_queries_ask_for(tmp_path: Path) -> None:
+    options = ServerOptions(max_batch=4, pool_items=0, patience=PATIENT)
+    with watched(tmp_path, options) as (made, crew):
+        assert crew.ranges == []
+        assert answered(made, 3, 4)
+        assert crew.ranges == [(0, 4), (4, 4), (8, 4)]
+        with made.client() as client:
+            state = client.status()["server_b"]
+        assert (state["level"], state["capacity"], state["pool_bytes"]) == (0, 0, 0)
+
+
+def test_items_are_ordered_when_a_query_takes_some_and_nobody_looks_at_a_full_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supply, "_LOOK_SECONDS", 1000.0)  # only a bell ends the wait for news
+    options = ServerOptions(max_batch=4, pool_items=4, patience=PATIENT)
+    with watched(tmp_path, options) as (made, crew):
+        assert answered(made, 5, 4)
+        assert sum(n for _, n in crew.ranges) >= 20
+
+
 @pytest.mark.parametrize(
     ("role", "name", "option"),
     [
@@ -237,6 +258,8 @@ def test_an_option_of_a_local_deployment_goes_to_the_role_that_it_is_for(
     assert _option_of(role, name) == option
 
 
-def test_less_than_no_disk_is_refused() -> None:
+def test_less_than_no_disk_and_less_than_nothing_ahead_are_refused() -> None:
     with pytest.raises(SessionError, match="spill_bytes is -1; it must be at least 0, which is no disk"):
         ServerOptions(spill_bytes=-1)
+    with pytest.raises(SessionError, match="pool_items is -1; it must be at least 0, which is no material ahead"):
+        ServerOptions(pool_items=-1)
