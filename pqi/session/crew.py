@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -190,6 +191,11 @@ class RayCrew(Crew):
         super().__init__(program, tensors)
         self.width = workers + 1
         self._secret = _EpochSecret(b"")
+        if address == RAY_HERE and "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+            raise SessionError(
+                "ray was imported before it could be told to admit only who has the cluster's token: set "
+                "RAY_AUTH_MODE=token in the environment of this process"
+            )
         for name, value in _RAY_HABITS.items():
             os.environ.setdefault(name, value)  # read when ray is imported
         try:

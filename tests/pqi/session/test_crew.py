@@ -237,6 +237,13 @@ def actors(part: Part) -> Iterator[Crew]:
     crew.close()
 
 
+def test_a_cluster_that_would_admit_anyone_is_not_started(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", object())
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(SessionError, match="RAY_AUTH_MODE=token"):
+        crew_of(*part, workers=2, ray="local")
+
+
 @pytest.mark.slow
 def test_ray_deals_the_same_bytes_as_one_process(actors: Crew, part: Part) -> None:
     actors.begin()
