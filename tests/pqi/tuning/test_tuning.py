@@ -14,6 +14,7 @@ from torch import nn
 
 import pqi
 from pqi.graph.errors import InputError, QuantizationError
+from pqi.program.errors import ProgramError
 from pqi.tuning.api import Tuned
 from pqi.tuning.judge import answers
 from pqi.tuning.search import NothingFits
@@ -209,7 +210,7 @@ def bad(**changed: Any) -> dict[str, Any]:
         ({"evaluations": 0}, QuantizationError, "evaluations is 0"),
         ({"held_back": 1.0}, QuantizationError, "held_back is 1"),
         ({"objective": "bytes"}, QuantizationError, "objective names"),
-        ({"network": "moon"}, QuantizationError, "network is 'moon'"),
+        ({"network": "moon"}, ProgramError, "network = 'moon'"),
     ],
 )  # fmt: skip
 def test_a_question_that_cannot_be_answered_is_refused_by_name(
