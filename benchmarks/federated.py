@@ -211,12 +211,13 @@ def clock() -> Part:
     """Encode, protect, aggregate, decode."""
     import federated_clock as fc
 
+    torch.set_num_threads(fc.CORES)  # what the masks' kernel shares its work between
     parameters, clients, runs = (20_000, 10, 2) if SMALL else (1_000_000, 50, 7)
     part = Part(
         f"Wall clock of a round: {parameters:,} parameters, {clients} clients",
-        f"One process, one thread; milliseconds, the smallest of {runs} runs of every step (medians of whole rounds in "
+        f"One process, {fc.CORES} cores; milliseconds, the smallest of {runs} runs of every step (medians of whole rounds in "
         "brackets). Plain: the faster of Flower's `aggregate` and `aggregate_arrayrecords` on the same float32 arrays, "
-        "three calls in every run. *Everybody*: all clients' encoding and protection one after another, helpers, "
+        "three calls in every run. *Everybody*: all clients' encoding and protection on this machine, helpers, "
         "server and decoding. *A round*: as it passes where every client has its own machine: one client's encoding "
         "and protection, then helpers, server, decoding. *Clipped*: a bound on every value; *rotated*: on the norm, "
         "the default. Private rounds count every client once, plain averaging weighs by images.",
@@ -244,7 +245,7 @@ def clock() -> Part:
         ]
         part.row(row, *cells, f"{1e3 * steps[fc.PATH]:.0f}", f"{steps[fc.PATH] / least:.2f}")
         bound = 10 if row.startswith("pairwise") else 3
-        for what, step in (("everybody on one core", fc.TOTAL), ("a round, clients side by side", fc.PATH)):
+        for what, step in (("everybody on this machine", fc.TOTAL), ("a round, clients side by side", fc.PATH)):
             ratio = steps[step] / least
             part.claim(f"{row}: {what}", f"{ratio:.2f} of plain averaging", f"at most {bound}", ratio <= bound)
     return part
