@@ -215,11 +215,11 @@ def clock() -> Part:
     part = Part(
         f"Wall clock of a round: {parameters:,} parameters, {clients} clients",
         f"One process, {fc.CORES} cores; milliseconds, the smallest of {runs} runs of every step (medians of whole "
-        "rounds in brackets). Plain: the faster of Flower's `aggregate` and `aggregate_arrayrecords` on the same float32 arrays, "
-        "three calls in every run. *Everybody*: all clients' encoding and protection on this machine, helpers, "
-        "server and decoding. *A round*: as it passes where every client has its own machine: one client's encoding "
-        "and protection, then helpers, server, decoding. *Clipped*: a bound on every value; *rotated*: on the norm, "
-        "the default. Private rounds count every client once, plain averaging weighs by images.",
+        "rounds in brackets). Plain: the faster of Flower's `aggregate` and `aggregate_arrayrecords` on the same "
+        "float32 arrays, three calls in every run. *Everybody*: all clients' encoding and protection on this machine, "
+        "helpers, server and decoding. *A round*: as it passes where every client has its own machine: one client's "
+        "encoding and protection, then helpers, server, decoding. *Clipped*: a bound on every value; *rotated*: on "
+        "the norm, the default. Private rounds count every client once, plain averaging weighs by images.",
         ("round", "encode", "protect", "helpers", "server", "decode", "everybody", "of plain", "a round", "of plain"),
     )
     clipped = Encoding(clip=None, value_clip=5e-3, modulus_bits=16)
