@@ -214,12 +214,12 @@ def clock() -> Part:
     parameters, clients, runs = (20_000, 10, 2) if SMALL else (1_000_000, 50, 7)
     part = Part(
         f"Wall clock of a round: {parameters:,} parameters, {clients} clients",
-        f"One process, {fc.CORES} cores; milliseconds, the smallest of {runs} runs of every step (medians of whole "
-        "rounds in brackets). Plain: the faster of Flower's `aggregate` and `aggregate_arrayrecords` on the same "
-        "float32 arrays, three calls in every run. *Everybody*: all clients' encoding and protection on this machine, "
-        "helpers, server and decoding. *A round*: as it passes where every client has its own machine: one client's "
-        "encoding and protection, then helpers, server, decoding. *Clipped*: a bound on every value; *rotated*: on "
-        "the norm, the default. Private rounds count every client once, plain averaging weighs by images.",
+        f"One process, one thread; milliseconds, the smallest of {runs} runs of every step (medians of whole rounds in "
+        "brackets). Plain: the faster of Flower's `aggregate` and `aggregate_arrayrecords` on the same float32 arrays, "
+        "three calls in every run. *Everybody*: all clients' encoding and protection one after another, helpers, "
+        "server and decoding. *A round*: as it passes where every client has its own machine: one client's encoding "
+        "and protection, then helpers, server, decoding. *Clipped*: a bound on every value; *rotated*: on the norm, "
+        "the default. Private rounds count every client once, plain averaging weighs by images.",
         ("round", "encode", "protect", "helpers", "server", "decode", "everybody", "of plain", "a round", "of plain"),
     )
     clipped = Encoding(clip=None, value_clip=5e-3, modulus_bits=16)
@@ -232,9 +232,7 @@ def clock() -> Part:
     if not SMALL:  # for fewer clients there are no bounds with few neighbours
         few = {"neighbours": 22, "colluding": 5}
         rows["pairwise, clipped, 22 neighbours (45 stay, 5 collude)"] = fc.Row("pairwise", clipped, 45, few)
-    torch.set_num_threads(fc.CORES)  # what the masks' kernel shares its work between
     plain, found = fc.measure(rows, parameters, clients, runs)
-    torch.set_num_threads(1)
     least, median = (min(plain[k][s] for s in ("average records", "average arrays")) for k in ("smallest", "median"))
     part.row("plain averaging", *[""] * 5, f"{1e3 * least:.0f} ({1e3 * median:.0f})", "1", f"{1e3 * least:.0f}", "1")
     for row, figures in found.items():
@@ -246,7 +244,7 @@ def clock() -> Part:
         ]
         part.row(row, *cells, f"{1e3 * steps[fc.PATH]:.0f}", f"{steps[fc.PATH] / least:.2f}")
         bound = 10 if row.startswith("pairwise") else 3
-        for what, step in (("everybody on this machine", fc.TOTAL), ("a round, clients side by side", fc.PATH)):
+        for what, step in (("everybody on one core", fc.TOTAL), ("a round, clients side by side", fc.PATH)):
             ratio = steps[step] / least
             part.claim(f"{row}: {what}", f"{ratio:.2f} of plain averaging", f"at most {bound}", ratio <= bound)
     return part

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +18,7 @@ from protocols.aggregation_local import sum_here
 
 Seconds = dict[str, float]
 now = time.perf_counter
-CORES = min(2, os.cpu_count() or 1)
-TOTAL, PATH = "everybody, on one machine", "one client, then helper and server"
+TOTAL, PATH = "everybody, one after another", "one client, then helper and server"
 
 
 class Timed:
@@ -85,16 +82,12 @@ class Row:
 
 
 def private_round(row: Row, updates: np.ndarray, weights: list[int]) -> tuple[Seconds, np.ndarray]:
-    """Encode, protect, sum, decode; seconds of each, all clients together, in one process on CORES cores.
-
-    Encodings run side by side, as many as there are cores; masks and their sums share the cores out by themselves.
-    """
+    """Encode, protect, sum, decode; seconds of each, all clients together, in one process and one after another."""
     clients, length = updates.shape
     started = now()
     threshold = row.threshold or clients // 2 + 1
     codec = row.encoding.codec(length, clients, threshold)
-    with ThreadPoolExecutor(CORES) as cores:
-        codes = list(cores.map(lambda update, weight: codec.encode(update, weight).values, updates, weights))
+    codes = [codec.encode(update, weight).values for update, weight in zip(updates, weights, strict=True)]
     encoded = now()
     timed = Timed(row.protocol)
     plan = timed.plan(clients, codec.vector_length, codec.bits, threshold, row.options)
@@ -111,11 +104,7 @@ def private_round(row: Row, updates: np.ndarray, weights: list[int]) -> tuple[Se
         "decode": done - summed,
         TOTAL: done - started,
         # what one round takes where every client has a machine of its own, without the network
-        PATH: (CORES * (encoded - started) + spent["client"]) / clients
-        + spent["helper"]
-        + spent["server"]
-        + done
-        - summed,
+        PATH: (encoded - started + spent["client"]) / clients + spent["helper"] + spent["server"] + done - summed,
     }, mean
 
 

@@ -56,7 +56,7 @@ def test_the_fields_of_a_run_are_those_of_the_demonstration(model: package.Integ
         (["breast-cancer", "--html", "nowhere/b.html"], 2, "there is no folder"),
         (["resnet20", "--bits", "4x4"], 2, "such as 4/4"),
         (["mlp", "--link", "dsl"], 2, "'none', 'lan', 'wan'"),
-        (["breast-cancer", "--batch", "0"], 2, "than or equal to 1"),
+        (["breast-cancer", "--batch", "0"], 2, "--batch"),
     ],
 )
 def test_a_wrong_wish_is_refused_before_the_work(
