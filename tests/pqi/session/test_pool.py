@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -349,14 +350,18 @@ def hungry(deliver: bool = True) -> tuple[Pool, list[int]]:
     """An empty pool on demand that has seen its dealer deliver at once, and goes on like that if ``deliver``."""
     pool, ordered = Pool(4, 0, 1 << 20), list[int]()
     pool.begin("e1")
-    on = [True]
+    on, bell = [True], threading.Event()
 
-    def ring() -> None:
-        if on[0] and (room := pool.room("e1")) > 0:
-            ordered.append(room)
-            threading.Thread(target=pool.add, args=("e1", sum(ordered[:-1]), room, bytes(4 * room))).start()
+    def dealer() -> None:
+        with suppress(SessionError):  # a newer epoch has begun
+            while bell.wait(100):
+                bell.clear()
+                while on[0] and (room := pool.room("e1")) > 0:
+                    ordered.append(room)
+                    pool.add("e1", sum(ordered[:-1]), room, bytes(4 * room))
 
-    pool.attend(ring)
+    threading.Thread(target=dealer, daemon=True).start()
+    pool.attend(bell.set)
     pool.take(1, 100)
     on[0] = deliver
     return pool, ordered
@@ -397,8 +402,6 @@ def test_claimed_items_that_do_not_come_are_nobodys_even_when_they_come_later() 
     assert (taken.first, bytes(taken.corrections)) == (3, b"cccc")
 
 
-# What the dealer of this test delivers after the new epoch has begun is refused, in a thread of its own.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_claimed_items_are_burnt_when_the_claim_fails_and_when_a_new_epoch_begins() -> None:
     pool, _ = hungry()
 
