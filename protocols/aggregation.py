@@ -158,8 +158,8 @@ class SumProtocol(Protocol):
         """The client that ``expose_state`` was called on."""
         ...
 
-    def helper(self, plan: SumPlan, name: str) -> SumHelper:
-        """A helper at the start of a run."""
+    def helper(self, plan: SumPlan, name: str, secret: bytes | None = None) -> SumHelper:
+        """A helper at the start of a run. secret: of its identity, where the plan pins it."""
         ...
 
     def restore_helper(self, plan: SumPlan, name: str, state: bytes) -> SumHelper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pqi.measure.bench import Bench
@@ -10,46 +9,14 @@ from pqi.measure.charts import draw_batches, draw_layer_bytes, draw_layers, draw
 from pqi.measure.picture import draw_bytes, draw_seconds
 from pqi.measure.private import Run
 from pqi.measure.rows import LAYER_COLUMNS, accuracy_line, heading, layer_cells, layers_line, lines, plain_lines
-from pqi.quant.html import text
+from pqi.webpage import END, begin, text, write
 
-# The policy forbids what the page does not do anyway: any load, any script.
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 1080px;
- padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; }}
-th, td {{ text-align: right; padding: 0.15rem 0.8rem; border-bottom: 1px solid #eee; white-space: nowrap; }}
-th {{ color: #555; font-weight: 600; }}
-th:first-child, td:first-child {{ text-align: left; }}
-.facts td {{ text-align: left; white-space: normal; overflow-wrap: anywhere; }}
-.facts td:first-child {{ color: #555; white-space: nowrap; }}
-.wide {{ overflow-x: auto; }}
-.bad {{ color: #a00000; font-weight: 600; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-"""
+_STYLE = ".bad { color: #a00000; font-weight: 600; }\n"
 
 
 def write_html(path: str | Path, bench: Bench) -> None:
     """Write the page, whole or not at all. Raises MeasureError without matplotlib, OSError on an unwritable file."""
-    target = Path(path)
-    made = page(bench)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(made, encoding="utf-8", errors="replace")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write(path, page(bench))
 
 
 def page(bench: Bench) -> str:
@@ -61,12 +28,12 @@ def page(bench: Bench) -> str:
         if bench.held
         else '<p class="bad">Not everything was as promised: see the lines "right" and "bytes as declared".</p>\n'
     )
-    parts = [_HEAD.format(title=text(title)), f"<h1>{text(title)}</h1>\n", _facts(bench)]
+    parts = [begin(title, _STYLE), _facts(bench)]
     if runs:
         parts += [verdict, _table(bench, runs), "<h2>Who spends the time</h2>\n", draw_seconds(runs)]
         parts += ["\n<h2>Where the bytes go</h2>\n", draw_bytes(runs), "\n"]
         parts += [_changing(bench), *(_layers(one) for one in runs if one.layers)]
-    parts += [_refused(bench), *_protocols(runs), "</body>\n</html>\n"]
+    parts += [_refused(bench), *_protocols(runs), END]
     return "".join(parts)
 
 

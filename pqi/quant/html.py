@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 
 from pqi.graph.report import Report
 from pqi.quant.comparison import HEADINGS, Comparison, Layer, cells, decibels, share
 from pqi.quant.pictures import histograms, overview
+from pqi.webpage import END, begin, text, write
 
 MOST = 60  # layers with a histogram of their own
 
-# The policy forbids what the page does not do anyway: any load, any script.
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 1180px;
- padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; }}
-th, td {{ text-align: right; padding: 0.15rem 0.6rem; border-bottom: 1px solid #eee; white-space: nowrap; }}
-th {{ color: #555; font-weight: 600; }}
-th:first-child, td:first-child {{ text-align: left; white-space: normal; overflow-wrap: anywhere; }}
-th.word, td.word {{ text-align: left; }}
-tr.first td {{ background: #fbe9df; }}
-.facts td {{ text-align: left; white-space: normal; }}
-.facts td:first-child {{ color: #555; padding-right: 1.5rem; white-space: nowrap; }}
-.wide {{ overflow-x: auto; }}
-.cards {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-figure {{ margin: 0; width: 360px; border: 1px solid #e5e5e5; border-radius: 4px; padding: 0.5rem; }}
-figure.first {{ border-color: #D55E00; }}
-figcaption {{ font-size: 0.8rem; color: #444; overflow-wrap: anywhere; }}
-figcaption b {{ color: #222; }}
-svg {{ max-width: 100%; height: auto; }}
-.soft {{ color: #555; font-size: 0.85rem; }}
-</style>
-</head>
-<body>
+_STYLE = """body { max-width: 1180px; }
+th, td { padding: 0.15rem 0.6rem; }
+th:first-child, td:first-child { white-space: normal; overflow-wrap: anywhere; }
+th.word, td.word { text-align: left; }
+tr.first td { background: #fbe9df; }
+.facts td:first-child { padding-right: 1.5rem; white-space: nowrap; }
+.cards { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; width: 360px; border: 1px solid #e5e5e5; border-radius: 4px; padding: 0.5rem; }
+figure.first { border-color: #D55E00; }
+figcaption { font-size: 0.8rem; color: #444; overflow-wrap: anywhere; }
+figcaption b { color: #222; }
 """
 
 
@@ -53,22 +31,14 @@ def write_html(path: str | Path, comparison: Comparison, report: Report | None =
 
     Raises PicturesMissing (an ImportError) when matplotlib is not installed, OSError when the file cannot be written.
     """
-    target = Path(path)
-    text = page(comparison, report, title)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate in a name is no reason to fail
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write(path, page(comparison, report, title))
 
 
 def page(comparison: Comparison, report: Report | None = None, title: str = "") -> str:
     """The page as text: facts, advice, overview, histograms of up to 60 layers, the table."""
     name = f"Quantization of {title}" if title else "Quantization, layer by layer"
     parts = [
-        _HEAD.format(title=text(name)),
-        f"<h1>{text(name)}</h1>\n",
+        begin(name, _STYLE),
         _facts(comparison, report),
         _advice(comparison),
         "<h2>Layers</h2>\n<p class=soft>From the first layer at the top to the last. Signal-to-noise ratio: "
@@ -77,14 +47,9 @@ def page(comparison: Comparison, report: Report | None = None, title: str = "") 
         f"<div class=wide>{overview(comparison)}</div>\n",
         _cards(comparison),
         _table(comparison),
-        "</body>\n</html>\n",
+        END,
     ]
     return "".join(parts)
-
-
-def text(value: str) -> str:
-    """Text for HTML; control characters, which no page may hold, are shown as such."""
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value))
 
 
 def _facts(comparison: Comparison, report: Report | None) -> str:

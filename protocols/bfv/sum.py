@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import tenseal.sealapi as seal
@@ -14,10 +14,10 @@ from protocols.api import SecurityStatement
 from protocols.bfv.sum_ring import HIDING_BITS, SumContext, SumRing
 from protocols.bfv.sum_server import KEY_HOLDER, serve
 from protocols.bitpack import packed_bytes
-from protocols.errors import BadParameters
+from protocols.helped import HelpedSum
 from protocols.lattice import wire
 from protocols.lattice.context import ID_BYTES, SECURITY_BITS
-from protocols.uploads import UploadingClient, declared, known_options, new_plan
+from protocols.uploads import UploadingClient, declared
 
 if TYPE_CHECKING:
     from protocols.bfv.sum_keys import BfvSumKeyHolder
@@ -41,54 +41,25 @@ class BfvSumClient(UploadingClient):
         return out
 
 
-class BfvSum:
+class BfvSum(HelpedSum):
     """Option: ``helper_keys``, to pin the key holder. Rings up to 2^59."""
 
     name: ClassVar[str] = "bfv"
-    secure: ClassVar[bool] = True
+    client_class = BfvSumClient
 
-    def plan(
-        self, clients: int, length: int, bits: int, threshold: int, options: Mapping[str, Any] | None = None
-    ) -> SumPlan:
-        """A checked plan."""
-        plan = new_plan(clients, length, bits, threshold, options)
-        self.helpers(plan)
-        return plan
-
-    def helpers(self, plan: SumPlan) -> tuple[str, ...]:
-        """The key holder; raises BadParameters on options and rings that are not served."""
-        known_options(self.name, plan, (identity.OPTION,))
-        identity.check_pins(plan, (KEY_HOLDER,))
+    def named(self, plan: SumPlan) -> tuple[str, ...]:
+        """The key holder; raises BadParameters on rings that are not served."""
         SumRing(plan)
         return (KEY_HOLDER,)
 
-    def client(self, plan: SumPlan, number: int) -> BfvSumClient:
-        """A client."""
-        self.helpers(plan)
-        return BfvSumClient(plan, number)
-
-    def restore_client(self, plan: SumPlan, number: int, state: bytes) -> BfvSumClient:
-        """The client that the state is of."""
-        return BfvSumClient(plan, number, state)
-
-    def helper(self, plan: SumPlan, name: str, secret: bytes | None = None) -> BfvSumKeyHolder:
-        """The key holder, with fresh keys. secret: of :func:`protocols.identity.new_identity`, where pinned."""
-        return self._holder(plan, name)(plan, name, secret=secret)
-
-    def restore_helper(self, plan: SumPlan, name: str, state: bytes) -> BfvSumKeyHolder:
-        """The key holder that the state is of."""
-        return self._holder(plan, name)(plan, name, state)
-
-    def _holder(self, plan: SumPlan, name: str) -> type[BfvSumKeyHolder]:
-        if name not in self.helpers(plan):
-            raise BadParameters(f"there is no helper {name!r}; there is: {KEY_HOLDER}")
+    def helper_class(self) -> type[BfvSumKeyHolder]:
+        """The key holder."""
         from protocols.bfv.sum_keys import BfvSumKeyHolder  # a server must not load what makes keys
 
         return BfvSumKeyHolder
 
-    def server(self, plan: SumPlan) -> Server:
+    def serve(self, plan: SumPlan) -> Server:
         """The server's side."""
-        self.helpers(plan)
         return serve(plan)
 
     def cost(self, plan: SumPlan) -> SumCost:

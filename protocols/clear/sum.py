@@ -62,7 +62,7 @@ class InsecureClearSum:
         """The client that the state is of."""
         return InsecureClearClient(plan, number, state)
 
-    def helper(self, plan: SumPlan, name: str) -> NoReturn:
+    def helper(self, plan: SumPlan, name: str, secret: bytes | None = None) -> NoReturn:
         """There is none."""
         raise BadParameters(f"sum protocol 'clear' has no helper {name!r}")
 

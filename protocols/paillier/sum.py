@@ -5,8 +5,8 @@ Slow by its nature: one power modulo n^2 for every few dozen values of every cli
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from protocols.aggregation import Server, SumCost, SumPlan
 from protocols.api import SecurityStatement
 from protocols.bitpack import packed_bytes
 from protocols.errors import BadParameters
+from protocols.helped import HelpedSum
 from protocols.paillier.plan import KEY_BITS
 from protocols.paillier.pool import Pool
 from protocols.paillier.public import PublicKey
 from protocols.paillier.sum_layout import HIDING_BITS, OPTION, SumLayout
 from protocols.paillier.sum_server import KEY_HOLDER, serve
-from protocols.uploads import UploadingClient, declared, known_options, new_plan
+from protocols.uploads import UploadingClient, declared
 
 if TYPE_CHECKING:
     from protocols.paillier.sum_keys import PaillierSumKeyHolder
@@ -46,47 +47,20 @@ class PaillierSumClient(UploadingClient):
             pool.close()
 
 
-class PaillierSum:
+class PaillierSum(HelpedSum):
     """Options: ``key_bits``, 2048, 3072 (default) or 4096; ``helper_keys``, to pin the key holder."""
 
     name: ClassVar[str] = "paillier"
-    secure: ClassVar[bool] = True
+    own_options = (OPTION,)
+    client_class = PaillierSumClient
 
-    def plan(
-        self, clients: int, length: int, bits: int, threshold: int, options: Mapping[str, Any] | None = None
-    ) -> SumPlan:
-        """A checked plan."""
-        plan = new_plan(clients, length, bits, threshold, options)
-        self.helpers(plan)
-        return plan
-
-    def helpers(self, plan: SumPlan) -> tuple[str, ...]:
-        """The key holder; raises BadParameters on options that are not served."""
-        known_options(self.name, plan, (OPTION, identity.OPTION))
-        identity.check_pins(plan, (KEY_HOLDER,))
+    def named(self, plan: SumPlan) -> tuple[str, ...]:
+        """The key holder; raises BadParameters on sizes that are not served."""
         SumLayout(plan)
         return (KEY_HOLDER,)
 
-    def client(self, plan: SumPlan, number: int) -> PaillierSumClient:
-        """A client."""
-        self.helpers(plan)
-        return PaillierSumClient(plan, number)
-
-    def restore_client(self, plan: SumPlan, number: int, state: bytes) -> PaillierSumClient:
-        """The client that the state is of."""
-        return PaillierSumClient(plan, number, state)
-
-    def helper(self, plan: SumPlan, name: str, secret: bytes | None = None) -> PaillierSumKeyHolder:
-        """The key holder, with fresh keys. secret: of :func:`protocols.identity.new_identity`, where pinned."""
-        return self._holder(plan, name)(plan, name, secret=secret)
-
-    def restore_helper(self, plan: SumPlan, name: str, state: bytes) -> PaillierSumKeyHolder:
-        """The key holder that the state is of."""
-        return self._holder(plan, name)(plan, name, state)
-
-    def _holder(self, plan: SumPlan, name: str) -> type[PaillierSumKeyHolder]:
-        if name not in self.helpers(plan):
-            raise BadParameters(f"there is no helper {name!r}; there is: {KEY_HOLDER}")
+    def helper_class(self) -> type[PaillierSumKeyHolder]:
+        """The key holder; raises BadParameters that names the extra, where what makes its key is not installed."""
         try:
             from protocols.paillier.sum_keys import PaillierSumKeyHolder  # a server must not load what makes keys
         except ModuleNotFoundError as error:
@@ -98,9 +72,8 @@ class PaillierSum:
             ) from error
         return PaillierSumKeyHolder
 
-    def server(self, plan: SumPlan) -> Server:
+    def serve(self, plan: SumPlan) -> Server:
         """The server's side."""
-        self.helpers(plan)
         return serve(plan)
 
     def cost(self, plan: SumPlan) -> SumCost:

@@ -56,7 +56,7 @@ class PairwiseSum:
         """The client that was put away; raises :class:`Misuse` for a state of another client or run."""
         return PairwiseClient(plan, _degree(plan), number, read_state(plan, number, state))
 
-    def helper(self, plan: SumPlan, name: str) -> SumHelper:
+    def helper(self, plan: SumPlan, name: str, secret: bytes | None = None) -> SumHelper:
         """There is none: raises :class:`Misuse`."""
         raise Misuse(f"protocol 'pairwise' has no helper {name!r}; it has none at all")
 

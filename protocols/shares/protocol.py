@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from protocols import identity
 from protocols.aggregation import Server, Sum, SumCost, SumPlan
 from protocols.api import SecurityStatement
 from protocols.bitpack import packed_bytes, unpack_words
-from protocols.errors import BadParameters, PeerMisbehaved
+from protocols.errors import PeerMisbehaved
+from protocols.helped import HelpedSum
 from protocols.shares.parties import (
     AGGREGATORS,
     NUMBER_BYTES,
@@ -32,8 +33,6 @@ from protocols.uploads import (
     declared,
     empty_total,
     enough,
-    known_options,
-    new_plan,
     of_helper,
     opened,
     question,
@@ -41,57 +40,28 @@ from protocols.uploads import (
 )
 
 
-class SharesSum:
+class SharesSum(HelpedSum):
     """Additive shares. Options: ``aggregators``, the server counted (2 by default); ``helper_keys``, to pin them."""
 
     name: ClassVar[str] = "shares"
-    secure: ClassVar[bool] = True
+    own_options = (AGGREGATORS,)
+    client_class = SharesClient
 
-    def plan(
-        self, clients: int, length: int, bits: int, threshold: int, options: Mapping[str, Any] | None = None
-    ) -> SumPlan:
-        """A checked plan."""
-        plan = new_plan(clients, length, bits, threshold, options)
-        self.helpers(plan)
-        return plan
+    def named(self, plan: SumPlan) -> tuple[str, ...]:
+        """``aggregator-1`` and so on."""
+        return aggregators(plan)
 
-    def helpers(self, plan: SumPlan) -> tuple[str, ...]:
-        """``aggregator-1`` and so on; raises BadParameters on options that are not served."""
-        known_options(self.name, plan, (AGGREGATORS, identity.OPTION))
-        names = aggregators(plan)
-        identity.check_pins(plan, names)
-        return names
+    def helper_class(self) -> type[SharesAggregator]:
+        """An aggregator."""
+        return SharesAggregator
 
-    def client(self, plan: SumPlan, number: int) -> SharesClient:
-        """A client."""
-        self.helpers(plan)
-        return SharesClient(plan, number)
-
-    def restore_client(self, plan: SumPlan, number: int, state: bytes) -> SharesClient:
-        """The client that the state is of."""
-        return SharesClient(plan, number, state)
-
-    def helper(self, plan: SumPlan, name: str, secret: bytes | None = None) -> SharesAggregator:
-        """An aggregator. secret: that of :func:`protocols.identity.new_identity`, where the plan pins it."""
-        self._named(plan, name)
-        return SharesAggregator(plan, name, secret=secret)
-
-    def restore_helper(self, plan: SumPlan, name: str, state: bytes) -> SharesAggregator:
-        """The aggregator that the state is of."""
-        self._named(plan, name)
-        return SharesAggregator(plan, name, state)
-
-    def _named(self, plan: SumPlan, name: str) -> None:
-        if name not in self.helpers(plan):
-            raise BadParameters(f"there is no helper {name!r}; there are: {', '.join(self.helpers(plan))}")
-
-    def server(self, plan: SumPlan) -> Server:
+    def serve(self, plan: SumPlan) -> Server:
         """Four stages: the aggregators' keys, the vectors, the seeds, the sums of masks.
 
         Who is in the sum is settled before any mask is told: clients whose vector has the right length, and whose seeds
         every aggregator could open.
         """
-        names = self.helpers(plan)
+        names = aggregators(plan)
         found = yield question(plan, KEYS, dict.fromkeys(names, b""))
         publics = [of_helper(plan, found, name, KEYS) for name in names]
         for name, public in zip(names, publics, strict=True):

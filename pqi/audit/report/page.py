@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,36 +14,15 @@ from pqi.audit.report.record import how_to_repeat, record
 from pqi.audit.rules import Check
 from pqi.audit.run import Audit, Run
 from pqi.audit.verdicts import Verdict
-from pqi.quant.html import text
+from pqi.webpage import END, begin, text, write
 
-# The policy forbids what the page does not do anyway: any load, any script.
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 1080px;
- padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; }}
-th, td {{ text-align: left; vertical-align: top; padding: 0.2rem 0.8rem 0.2rem 0; border-bottom: 1px solid #eee;
- overflow-wrap: anywhere; }}
-th {{ color: #555; font-weight: 600; white-space: nowrap; }}
-.rules td:nth-child(-n+2) {{ white-space: nowrap; }}
-.wide {{ overflow-x: auto; }}
-.attention {{ color: #a00000; font-weight: 600; }}
-.clean {{ color: #006d3c; font-weight: 600; }}
-.unjudged {{ color: #777; font-weight: 600; }}
-.soft {{ color: #555; font-size: 0.85rem; }}
-code {{ font-size: 0.8rem; overflow-wrap: anywhere; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
+_STYLE = """th, td { text-align: left; vertical-align: top; padding: 0.2rem 0.8rem 0.2rem 0; white-space: normal;
+ overflow-wrap: anywhere; }
+th, .rules td:nth-child(-n+2) { white-space: nowrap; }
+.attention { color: #a00000; font-weight: 600; }
+.clean { color: #006d3c; font-weight: 600; }
+.unjudged { color: #777; font-weight: 600; }
+code { font-size: 0.8rem; overflow-wrap: anywhere; }
 """
 _QUESTIONS = {
     "fidelity": "Does the integer model answer as the float network does?",
@@ -65,23 +43,16 @@ def write_html(
     path: str | Path, audit: Audit, command: Sequence[str] = (), sources: Mapping[str, Any] | None = None
 ) -> None:
     """Write the page, whole or not at all. Raises MeasureError without matplotlib, OSError on an unwritable file."""
-    target = Path(path)
-    made = page(audit, command, sources)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(made, encoding="utf-8", errors="replace")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write(path, page(audit, command, sources))
 
 
 def page(audit: Audit, command: Sequence[str] = (), sources: Mapping[str, Any] | None = None) -> str:
     """The page as text: verdicts, then each family's rules, pictures and figures, then how to make it again."""
     title = f"Audit of {audit.name}"
-    parts = [_HEAD.format(title=text(title)), f"<h1>{text(title)}</h1>\n", _summary(audit)]
+    parts = [begin(title, _STYLE), _summary(audit)]
     for verdict in audit.verdicts:
         parts.append(_family(audit, verdict))
-    parts += [_made(audit), _again(audit, command, sources), "</body>\n</html>\n"]
+    parts += [_made(audit), _again(audit, command, sources), END]
     return "".join(parts)
 
 

@@ -188,16 +188,14 @@ class PrivateUpdates:
     def _help(
         self, plan: RoundPlan, question: Question, kept: memory.Kept | None, context: Context
     ) -> tuple[bytes, memory.Kept | None]:
-        protocol: Any = get_sum(plan.aggregator)
+        protocol = get_sum(plan.aggregator)
         name = cast(str, question.party)
         if question.upload:
             raise PeerMisbehaved(f"helper {name!r} was asked for a vector; it has none")
         if kept is not None:
             helper: SumHelper = protocol.restore_helper(plan.sum, name, kept.state)
-        elif HELPER_KEYS in plan.sum.options:
-            helper = protocol.helper(plan.sum, name, _secret(context))
         else:
-            helper = protocol.helper(plan.sum, name)
+            helper = protocol.helper(plan.sum, name, _secret(context) if HELPER_KEYS in plan.sum.options else None)
         answer = helper.answer(question.stage, question.payload)
         if isinstance(helper, SteppingHelper) and question.stage == helper.order[-1]:
             return answer, None

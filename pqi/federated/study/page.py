@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,37 +11,11 @@ import numpy as np
 
 from pqi.federated.study.attacks import Inferred, Inverted, Spread
 from pqi.measure.picture import drawn
-from pqi.quant.html import text
+from pqi.webpage import END, begin, text, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The policy forbids what the page does not do anyway: any load, any script. Pictures are inside the page.
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 1080px;
- padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }}
-h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; font-size: 0.85rem; }}
-th, td {{ text-align: right; padding: 0.15rem 0.8rem; border-bottom: 1px solid #eee; white-space: nowrap; }}
-th {{ color: #555; font-weight: 600; }}
-th:first-child, td:first-child {{ text-align: left; }}
-.facts td {{ text-align: left; }}
-.facts td:first-child {{ color: #555; white-space: nowrap; }}
-.wide {{ overflow-x: auto; }}
-.soft {{ color: #555; font-size: 0.85rem; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-"""
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#777777", "#E69F00")
 _INVERSION = (
     "An image is read from rows of the first layer's part of the update, divided by the bias's entry, and from its "
@@ -69,21 +42,15 @@ class Study:
 
 def write_page(path: str | Path, study: Study) -> None:
     """Write the page, whole or not at all. Raises MeasureError without matplotlib, OSError on an unwritable file."""
-    target, made = Path(path), page(study)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(made, encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write(path, page(study))
 
 
 def page(study: Study) -> str:
     """The page as text: the setting, images sent and read, curves, and every figure with its interval."""
     facts = "".join(f"<tr><td>{text(name)}</td><td>{text(what)}</td></tr>\n" for name, what in study.facts.items())
     parts = [
-        _HEAD.format(title=text(study.title)),
-        f"<h1>{text(study.title)}</h1>\n<table class=facts>\n{facts}</table>\n",
+        begin(study.title, bitmaps=True),
+        f"<table class=facts>\n{facts}</table>\n",
     ]
     if study.inverted:
         parts.append(f"<h2>Gradient inversion</h2>\n<p class=soft>{_INVERSION}</p>\n")
@@ -93,7 +60,7 @@ def page(study: Study) -> str:
         parts.append(f"<h2>Membership inference</h2>\n<p class=soft>{_MEMBERSHIP}</p>\n")
     for setting, found in study.inferred.items():
         parts += [f"<h2>{text(setting)}</h2>\n", draw_curves(found), _inferred(found)]
-    return "".join([*parts, "</body>\n</html>\n"])
+    return "".join([*parts, END])
 
 
 def _inverted(views: Sequence[Inverted]) -> str:
