@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from pqi.audit.defences.defence import Defence, chosen
 from pqi.audit.defences.outputs import Policy, harden, policy_of
+from pqi.audit.errors import AuditError
 from pqi.graph.model import IntegerModel
 from pqi.graph.ranges import MAX_RING
 from pqi.quant.calibrate import Progress, calibrate
@@ -47,6 +49,7 @@ def quantize(
     margin_bits: int = 1,
     max_ring: int = MAX_RING,
     answers: Any = "scores",
+    defences: Sequence[Any] = (),
     progress: Progress | None = None,
     look: Callable[[Calibration, Lowered, IntegerModel], None] | None = None,
 ) -> IntegerModel:
@@ -64,24 +67,51 @@ def quantize(
     many times quieter than the loudest inputs may be: each gets a scale of its own (``pqi.quant.loudness``). rings:
     "proven" (no input can wrap) or "calibrated" (observed ranges and margin_bits more, or index_bits; mod 2^k by
     definition). max_ring: refuse rings wider than this. answers: what clients are told, computed inside the protocol
-    (``pqi.audit.defences.outputs``): "scores", "label", ("top", k), ("ranked", k), ("rounded", bits). progress(done,
-    total): per batch. look(calibration, lowered, model): called before answers are hardened, for ``pqi.quant.compare``.
+    (``pqi.audit.defences.outputs``): "scores", "label", ("top", k), ("ranked", k), ("rounded", bits). defences: against
+    attacks on quantization, by name or as objects (``pqi.audit.defences``), in this order. progress(done, total): per
+    batch. look(calibration, lowered, model): called before answers are hardened, for ``pqi.quant.compare``.
 
-    Raises UnsupportedOperator, QuantizationError, RangeError or AuditError (answers); each says what to do.
+    Raises UnsupportedOperator, QuantizationError, RangeError or AuditError (answers, defences); each says what to do.
     """
     check_bits("input_bits", input_bits, 1, 12)
-    policy = policy_of(answers)
+    policy, guarded = policy_of(answers), chosen(defences)
     scheme = Scheme(
         weight_bits, weights, per_channel, multiplier, activation_bits, activations, index_bits, observer, percentile
     )
     recipe = Recipe(scheme, layers or {}, ends)
+    net, calibration = _defended(net, calibration, guarded)
     see = partial(calibrate, net, calibration, progress=progress)
     seen = see(input_bits=input_bits, input_range=input_range, equalize=equalize, dynamic=dynamic)
     lowered = improve(lower(seen, recipe), seen, learned_rounding, bias_correction, progress)
+    for defence in guarded:
+        lowered = defence.weights(seen, lowered)
     model = finish(lowered, seen, rings=rings, margin_bits=margin_bits, max_ring=max_ring)
+    for defence in guarded:
+        model = defence.model(model)
     if look is not None:
         look(seen, lowered, model)
     return _hardened(model, policy, seen)
+
+
+def _defended(
+    net: nn.Module | ExportedProgram, calibration: Any, defences: Sequence[Defence]
+) -> tuple[nn.Module | ExportedProgram, Any]:
+    """Network and data after what defences do before anything is quantized; both are left as they are."""
+    early = [defence for defence in defences if defence.reads_calibration]
+    if not early:
+        return net, calibration
+    if not isinstance(net, nn.Module):
+        raise AuditError(
+            f"defence {early[0].name!r} needs the torch module, not an exported program: give its .module()"
+        )
+    try:
+        x = torch.as_tensor(calibration).detach().to("cpu", torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AuditError(f"defence {early[0].name!r} reads the calibration data: give one array (N, ...)") from error
+    for defence in early:
+        x = defence.calibration(net, x)
+        net = defence.network(net, x)
+    return net, x
 
 
 def _hardened(model: IntegerModel, policy: Policy, seen: Calibration) -> IntegerModel:

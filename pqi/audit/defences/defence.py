@@ -1,0 +1,97 @@
+"""What every defence of a quantization is: which attacks it answers, and where in ``pqi.quantize`` it acts.
+
+    model = pqi.quantize(net, x, defences=["fine-pruning", "re-rounding"])
+    model = pqi.quantize(net, x, defences=[get("fine-pruning", share=0.2)])
+
+A defence acts at one or more of four places, in this order: on the calibration data, on the float network, on the
+integer weights once they are chosen, on the finished model. It never sees a label unless it is given some. Its price
+is measured, not promised: ``pqi.audit.defences.price``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from pqi.audit.errors import AuditError
+from pqi.graph.model import IntegerModel
+
+if TYPE_CHECKING:
+    from pqi.quant.stages import Calibration, Lowered
+
+
+class Defence(ABC):
+    """One defence. A subclass is one file; its settings are its constructor's arguments and have defaults.
+
+    answers: names of the attacks that it is for (``pqi.audit.attacks``). source: the paper.
+    reads_calibration: whether ``calibration`` or ``network`` is overridden, so that the data must be one array.
+    """
+
+    name: ClassVar[str]
+    answers: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    reads_calibration: ClassVar[bool] = False
+
+    def calibration(self, net: nn.Module, x: Tensor) -> Tensor:
+        """The calibration data to go on with, (M, ...)."""
+        return x
+
+    def network(self, net: nn.Module, x: Tensor) -> nn.Module:
+        """The float network to quantize: ``net`` itself or an altered copy of it."""
+        return net
+
+    def weights(self, seen: Calibration, lowered: Lowered) -> Lowered:
+        """The integer graph with other weights of the same grids."""
+        return lowered
+
+    def model(self, model: IntegerModel) -> IntegerModel:
+        """The finished model, before its answers are hardened."""
+        return model
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()) if name[0] != "_")
+        return f"{type(self).__name__}({settings})"
+
+
+CATALOGUE: dict[str, str] = {}
+"""module:class by name; a new defence is a file and a line here."""
+
+
+def get(name: str, **settings: Any) -> Defence:
+    """The defence of that name with its settings; raises AuditError that lists the names there are."""
+    from importlib import import_module
+
+    if name not in CATALOGUE:
+        raise AuditError(f"there is no defence {name!r}; there are: {', '.join(sorted(CATALOGUE))}")
+    module, _, cls = CATALOGUE[name].partition(":")
+    try:
+        made: Defence = getattr(import_module(module), cls)(**settings)
+    except TypeError as error:
+        raise AuditError(f"defence {name!r}: {error}") from error
+    return made
+
+
+def chosen(wish: Sequence[Any]) -> tuple[Defence, ...]:
+    """Defences of names, of text such as "fine-pruning:share=0.2,rounds=3", or as they are; in the order given."""
+    if isinstance(wish, (str, Defence)):
+        wish = (wish,)
+    return tuple(each if isinstance(each, Defence) else _of_text(each) for each in wish)
+
+
+def _of_text(text: Any) -> Defence:
+    if not isinstance(text, str):
+        raise AuditError(f"defences hold {text!r}: give names of {', '.join(sorted(CATALOGUE))}, or Defence objects")
+    name, colon, rest = text.partition(":")
+    settings = {}
+    for setting in rest.split(",") if colon else ():
+        field, equals, value = setting.partition("=")
+        if not (field and equals and value):
+            raise AuditError(f"defence {text!r}: NAME:FIELD=NUMBER,... is needed, such as fine-pruning:share=0.2")
+        try:
+            settings[field] = int(value) if value.lstrip("-").isdecimal() else float(value)
+        except ValueError:
+            raise AuditError(f"defence {text!r}: {field} must be a number") from None
+    return get(name, **settings)
