@@ -98,6 +98,15 @@ AnswersOption = Annotated[
         "ranked:K (in order), rounded:BITS.",
     ),
 ]
+DefenceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defence",
+        metavar="NAME[:FIELD=NUMBER,...]",
+        help="Against an attack on quantization, such as re-rounding. Repeatable, made in this order.",
+        show_default=False,
+    ),
+]
 
 
 def quantize(
@@ -123,6 +132,7 @@ def quantize(
     margin_bits: Annotated[int, typer.Option(min=0, max=16, help="Bits above what calibration saw.")] = 1,
     max_ring: Annotated[int, typer.Option(min=1, max=32, help="Refuse rings wider than this.")] = 32,
     answers: AnswersOption = "scores",
+    defence: DefenceOption = None,
     report_file: ReportOption = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
@@ -131,13 +141,14 @@ def quantize(
 
     MODEL is code: it is loaded with your rights, so open only what you trust. The result, M.pqi, holds numbers only.
     """
+    from pqi.audit.defences.defence import chosen as defences_of
     from pqi.audit.defences.outputs import policy_of
     from pqi.cli.loading import load_calibration, load_network
     from pqi.quant import quantize as quantized
 
     if not output.absolute().parent.is_dir():
         raise CliError(f"{output}: there is no folder {output.absolute().parent} to write it to.")
-    layers, policy = layer_fields(layer or []), policy_of(answers)
+    layers, policy, defences = layer_fields(layer or []), policy_of(answers), defences_of(defence or [])
     x, labels = load_calibration(calibration)
     network = load_network(model)
     reporter = Reporter(report_file)
@@ -146,6 +157,7 @@ def quantize(
     chosen |= {"observer": observer.value, "percentile": percentile, "equalize": equalize}
     chosen |= {"bias_correction": bias_correction, "learned_rounding": learned_rounding}
     chosen |= {"rings": rings.value, "margin_bits": margin_bits, "max_ring": max_ring, "answers": policy}
+    chosen["defences"] = defences
     with _bar() as progress:
         made = quantized(network, x, weight_bits, activation_bits, **chosen, progress=progress, look=reporter.look)
     facts: dict[str, Any] = {"model": model, "output": str(output)}

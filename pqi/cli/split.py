@@ -55,6 +55,10 @@ def split(
     rounding: RoundingOption = Rounding.EXACT,
     weights: WeightsOption = None,
     option: OptionOption = None,
+    answers_per_client: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many inputs one client may have answered, in all.", show_default="any number"),
+    ] = None,
     json_file: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -79,6 +83,7 @@ def split(
         rounding=rounding.value,
         weights=visibility(weights),
         options=chosen(option),
+        answers_per_client=answers_per_client,
     )
     bundle = load_client(made / "client")
     where = {role: f"{host}:{port}" for role, (host, port) in bundle.addresses.items()}

@@ -92,6 +92,7 @@ _FACTS: dict[str, Callable[[State], str]] = {
     "workers": lambda state: str(state.get("workers", "")),
     "sessions": lambda state: str(state.get("sessions", "")),
     "largest query": lambda state: str(state.get("max_batch", "")),
+    "answers a client": lambda state: str(state.get("answers_per_client") or ""),
     "time up": lambda state: duration(state["uptime_seconds"]) if "uptime_seconds" in state else "",
     "peak memory": lambda state: size(state["peak_rss_bytes"]) if "peak_rss_bytes" in state else "",
 }

@@ -26,6 +26,7 @@ import torch
 from pqi.net.tls import TlsFiles, parse_address
 from pqi.program import Interface, Program
 from pqi.program.keyed import KeyedProgram
+from pqi.session.budget import MOST
 from pqi.session.errors import BundleError
 from pqi.session.inputs import InputSpec
 from pqi.session.roles import CLIENT, DEALER, PARTIES, SERVERS
@@ -65,11 +66,13 @@ class ServerBundle(Bundle):
     Of shared weights, its shares: never the mask of the dealer, never the other server's share. Owned weights server A
     holds in the clear, and server B masked, which tells it nothing; public ones both hold.
 
-    program: what is computed, without any secret.
+    program: what is computed, without any secret. answers_per_client: what one client may have in all (None: any
+    number).
     """
 
     program: Program
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
+    answers_per_client: int | None = None
 
     @property
     def party(self) -> PartyId:
@@ -101,11 +104,12 @@ class ClientBundle(Bundle):
 class KeyedServerBundle(Bundle):
     """The one server's under a keyed protocol: its own weights. No field for a key: the client makes them.
 
-    program: what is computed, without any weight; the client holds the same.
+    program: what is computed, without any weight; the client holds the same. answers_per_client: see ServerBundle.
     """
 
     program: KeyedProgram
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
+    answers_per_client: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,10 @@ def load_server(directory: Path) -> ServerBundle | KeyedServerBundle:
     if PARTIES[role] not in program.parties:
         raise BundleError(f"{directory}: protocol {program.protocol!r} has no {role}")
     common, tensors = _common(document, program, directory), _tensors(directory, document)
+    most = _answers(document, directory)
     if isinstance(program, KeyedProgram):
-        return KeyedServerBundle(*common, program=program, tensors=tensors)
-    return ServerBundle(*common, program=program, tensors=tensors)
+        return KeyedServerBundle(*common, program=program, tensors=tensors, answers_per_client=most)
+    return ServerBundle(*common, program=program, tensors=tensors, answers_per_client=most)
 
 
 def load_dealer(directory: Path) -> DealerBundle:
@@ -228,6 +233,13 @@ def _common(
     if missing:
         raise BundleError(f"{path}: field 'addresses' lacks {', '.join(missing)}")
     return document["role"], document["deployment"], addresses, directory
+
+
+def _answers(document: Mapping[str, Any], directory: Path) -> int | None:
+    most = document.get("answers_per_client")
+    if most is not None and (type(most) is not int or not 1 <= most <= MOST):
+        raise BundleError(f"{directory / BUNDLE_FILE}: field 'answers_per_client' must be from 1 to {MOST}, or null")
+    return most
 
 
 def _tensors(directory: Path, document: Mapping[str, Any]) -> dict[str, torch.Tensor]:

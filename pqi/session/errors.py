@@ -31,6 +31,10 @@ class QueryRefused(SessionError):
     """The request breaks a limit or the order of the conversation."""
 
 
+class BudgetSpent(QueryRefused):
+    """The client has had the answers that the model's owner allows it."""
+
+
 class AnswersDisagree(SessionError):
     """The servers did not work on the same query with the same material; the result is dropped."""
 

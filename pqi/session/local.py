@@ -45,6 +45,7 @@ def local(
     rounding: str = "exact",
     weights: str | Mapping[str, str] = "shared",
     options: Mapping[str, Any] | None = None,
+    answers_per_client: int | None = None,
     directory: str | Path | None = None,
     server_options: Mapping[str, int | float] | None = None,
     threads: int | None = None,
@@ -53,7 +54,8 @@ def local(
 ) -> LocalService:
     """A deployment on this machine, as a context manager: ``with pqi.local(model) as service: service.predict(x)``.
 
-    weights: who may know them, see :func:`pqi.split`. options: a keyed protocol's own, such as its packing.
+    weights: who may know them, answers_per_client: how many answers one may have; see :func:`pqi.split`. options: a
+    keyed protocol's own, such as its packing.
     directory: where bundles, keys, journals and logs go (default: a temporary folder, removed at the end).
     server_options: max_batch, timeout; on shares batch_mib, pool_items (0: nothing is dealt ahead of a query),
     pool_mib, spill_mib, and deal_workers, the processes that deal side by side; under a key workers, clients,
@@ -65,7 +67,8 @@ def local(
     changes how long messages take and nothing else; ``network`` is what the program is planned for.
     Raises ValueError for a link that is none; SessionError for a device that is not there, or not for the protocol.
     """
-    plan = {"protocol": protocol, "network": network, "rounding": rounding, "weights": weights, "options": options}
+    plan: dict[str, Any] = {"protocol": protocol, "network": network, "rounding": rounding, "weights": weights}
+    plan |= {"options": options, "answers_per_client": answers_per_client}
     places = places_of(device, protocol)
     return LocalService(model, plan, directory, dict(server_options or {}), threads, Link.parse(link), places)
 

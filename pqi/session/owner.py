@@ -18,6 +18,7 @@ from pqi.net.tls import format_address, parse_address
 from pqi.program.circuits import Model
 from pqi.program.errors import ProgramError
 from pqi.program.keyed import KeyedProgram, compile_keyed, keyed_tensors
+from pqi.session.budget import MOST
 from pqi.session.bundle import BUNDLE_FILE, FORMAT, SECRETS_FILE, VERSION
 from pqi.session.errors import BundleError
 from pqi.session.inputs import InputSpec
@@ -40,17 +41,21 @@ def split(
     rounding: str = "exact",
     weights: str | Mapping[str, str] = "shared",
     options: Mapping[str, Any] | None = None,
+    answers_per_client: int | None = None,
 ) -> Path:
     """Write one bundle per role below ``directory`` and return it. Each holds only what its role may know.
 
     addresses: "host:port" of each compute server (defaults: this machine). weights: who may know them, for all layers
     or by layer: nobody ("shared"), server A ("owned": it is the model owner's, and server B may be the client's own),
-    or both servers ("public"). options: a keyed protocol's own, such as its packing. The shares are drawn anew at
-    every split, so bundles of two splits never work together.
-    Raises BundleError if a bundle is there already or an address is bad; ProgramError if the protocol cannot serve the
-    model.
+    or both servers ("public"). options: a keyed protocol's own, such as its packing. answers_per_client: how many
+    inputs one client may have answered in all, which every server counts on its own (None: any number). The shares are
+    drawn anew at every split, so bundles of two splits never work together.
+    Raises BundleError if a bundle is there already, an address or the number is bad; ProgramError if the protocol
+    cannot serve the model.
     """
     directory = Path(directory)
+    if answers_per_client is not None and not 1 <= answers_per_client <= MOST:
+        raise BundleError(f"answers_per_client = {answers_per_client}: a number from 1 to {MOST} is needed, or None")
     program = _compiled(model, protocol, network, rounding, weights, options)
     roles = roles_of(program.parties, program.needs_dealer)
     where = _addresses(program, addresses or DEFAULT_ADDRESSES)
@@ -75,6 +80,8 @@ def split(
         else:
             party = PartyId.DEALER if role == DEALER else PARTIES[role]
             facts = _write_secrets(tensors.get(party, {}), directory / role)
+            if role != DEALER:
+                facts["answers_per_client"] = answers_per_client
         document = json.dumps({**common, "role": role, **facts}, indent=1, allow_nan=False)
         write_private(directory / role / BUNDLE_FILE, document.encode())
     return directory

@@ -21,6 +21,7 @@ from pqi.net.link import NONE, Link
 from pqi.net.listener import Listener
 from pqi.net.tls import context, dial
 from pqi.program import PartyRunner
+from pqi.session.budget import BUDGET_FILE, Budget
 from pqi.session.bundle import Address, ServerBundle
 from pqi.session.errors import BundleError, QueryRefused, SessionError
 from pqi.session.journal import DEFAULT_BLOCK, Journal
@@ -123,6 +124,11 @@ class ComputeServer(Port):
         accepting = context(bundle.tls, server_side=True)
         self.journal = Journal(journal or bundle.directory / JOURNAL_FILE, self._options.reserve)
         try:
+            self.budget = Budget(bundle.directory / BUDGET_FILE, bundle.answers_per_client)
+        except BaseException:
+            self.journal.close()
+            raise
+        try:
             if not program.needs_dealer:
                 self._supply_self()
             self._listener = Listener(
@@ -135,6 +141,7 @@ class ComputeServer(Port):
             )
         except BaseException:
             self.journal.close()
+            self.budget.close()
             raise
 
     def stop(self) -> None:
@@ -147,6 +154,7 @@ class ComputeServer(Port):
         self._listener.stop()
         self.pool.close()
         self.journal.close()
+        self.budget.close()
 
     def status(self) -> dict[str, Any]:
         """Public state: nothing secret, nothing about inputs."""
@@ -162,6 +170,7 @@ class ComputeServer(Port):
             "dealer": self._dealers > 0,
             "sessions": len(self._sessions),
             "max_batch": self.max_batch,
+            "answers_per_client": self.budget.limit,
             "uptime_seconds": time.monotonic() - self._started,
             "peak_rss_bytes": peak_rss_bytes(),
         }

@@ -30,6 +30,7 @@ from pqi.net.frames import FrameType, encode_control, take_hex, take_int
 from pqi.net.listener import describe_unexpected
 from pqi.program import PartyRunner
 from pqi.session.beats import Beats
+from pqi.session.budget import Budget
 from pqi.session.errors import QueryRefused, SessionError
 from pqi.session.journal import MAX_ITEM, Journal
 from pqi.session.ledger import PartyLedger, peak_rss_bytes
@@ -60,6 +61,7 @@ class Core(Protocol):
     party: PartyId
     runner: PartyRunner
     journal: Journal
+    budget: Budget
     keys: EpochKeys
     pool: Pool
     patience: Patience
@@ -134,6 +136,7 @@ class ClientSession:
             raise QueryRefused(f"a batch of {n} is over this server's limit of {self._core.max_batch}")
         if query <= self._last_query:
             raise QueryRefused(f"query {query} follows query {self._last_query}; numbers must rise")
+        self._core.budget.check(self._client.fingerprint, n)
         self._last_query = query
         self._answer(query, n)
         return True
@@ -179,10 +182,12 @@ class ClientSession:
         if self._peer is not None and core.party is PartyId.P0:
             taken = self._hear_items(self._peer, query, n)
             core.keys.get(taken.epoch)  # known here, or refused before the journal has a row
+            core.budget.spend(self._client.fingerprint, n)
             core.journal.use(taken.epoch, taken.first, n, self._session, query)
             return taken
 
         def claim(epoch: str, first: int) -> None:
+            core.budget.spend(self._client.fingerprint, n)
             core.journal.use(epoch, first, n, self._session, query)
             if self._peer is not None:
                 word = {"kind": "use", "query": query, "epoch": epoch, "first": first, "n": n}

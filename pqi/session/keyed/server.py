@@ -22,6 +22,7 @@ from pqi.net.frames import GIB
 from pqi.net.link import NONE, Link
 from pqi.net.listener import Listener
 from pqi.net.tls import context
+from pqi.session.budget import BUDGET_FILE, Budget
 from pqi.session.bundle import Address, KeyedServerBundle
 from pqi.session.errors import BundleError, QueryRefused, SessionError
 from pqi.session.keyed.serving import IDLE, KeyedSession
@@ -86,6 +87,7 @@ class KeyedServer(Port):
         self._lock = threading.Lock()
         self._started = time.monotonic()
         accepting = context(bundle.tls, server_side=True)
+        self.budget = Budget(bundle.directory / BUDGET_FILE, bundle.answers_per_client)
         self.workers = Workers(
             json.dumps(bundle.program.to_json()).encode(),
             safetensors.torch.save(dict(bundle.tensors)),
@@ -96,6 +98,7 @@ class KeyedServer(Port):
         try:
             self.workers.start(stop)
         except QueryRefused as error:
+            self.budget.close()
             raise BundleError(f"{bundle.directory}: its weights do not fit its program: {error}") from None
         try:
             self._listener = Listener(
@@ -108,12 +111,14 @@ class KeyedServer(Port):
             )
         except BaseException:
             self.workers.stop()
+            self.budget.close()
             raise
 
     def stop(self) -> None:
         """Break every session and end every worker; clients' keys are gone with them."""
         self.workers.stop()
         self._listener.stop()
+        self.budget.close()
 
     def status(self) -> dict[str, Any]:
         """Public state: nothing about inputs."""
@@ -127,6 +132,7 @@ class KeyedServer(Port):
             "clients_with_keys": self.workers.clients,
             "sessions": len(self._sessions),
             "max_batch": self.max_batch,
+            "answers_per_client": self.budget.limit,
             "uptime_seconds": time.monotonic() - self._started,
             "peak_rss_bytes": peak_rss_bytes() + self.workers.peak_rss_bytes,
         }

@@ -16,6 +16,7 @@ from pqi.net.channel import Channel, exchange
 from pqi.net.errors import ConnectionLost, NetError
 from pqi.net.frames import KIB, FrameType, Limits, encode_control, take_int
 from pqi.net.listener import describe_unexpected
+from pqi.session.budget import Budget
 from pqi.session.errors import QueryRefused, SessionError
 from pqi.session.journal import MAX_ITEM
 from pqi.session.keyed.process import Done
@@ -45,6 +46,7 @@ class Core(Protocol):
     role: str
     plan: Plan
     workers: Workers
+    budget: Budget
     patience: Patience
     max_batch: int
     query_bytes: int
@@ -100,6 +102,7 @@ class KeyedSession:
             raise QueryRefused(f"a batch of {n} is over this server's limit of {self._core.max_batch}")
         if query <= self._last_query:
             raise QueryRefused(f"query {query} follows query {self._last_query}; numbers must rise")
+        self._core.budget.check(self._client.fingerprint, n)
         self._answer(query, n)
         return True
 
@@ -132,6 +135,7 @@ class KeyedSession:
             return
         self._last_query = query
         try:
+            core.budget.spend(self._client.fingerprint, n)
             started, done = self._compute(slot, query, n, cost)
         finally:
             core.workers.release(slot)

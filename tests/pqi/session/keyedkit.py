@@ -212,9 +212,12 @@ def options(**more: Any) -> KeyedOptions:
     return KeyedOptions(**{"workers": 1, "patience": QUICK, **more})
 
 
-def make_deployment(directory: Path, model: Any = None, protocol: str = "toy", **plan: Any) -> Path:
+def make_deployment(
+    directory: Path, model: Any = None, protocol: str = "toy", answers: int | None = None, **plan: Any
+) -> Path:
     where = {"server_a": f"127.0.0.1:{free_ports(1)[0]}"}
-    split(model or affine_model(), directory, protocol=protocol, addresses=where, options=plan)
+    made = model or affine_model()
+    split(made, directory, protocol=protocol, addresses=where, options=plan, answers_per_client=answers)
     return make_keys(directory)
 
 

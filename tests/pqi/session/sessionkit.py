@@ -53,11 +53,16 @@ def inputs(n: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def make_deployment(
-    directory: Path, model: IntegerModel | None = None, protocol: str = "additive2", weights: str = "shared"
+    directory: Path,
+    model: IntegerModel | None = None,
+    protocol: str = "additive2",
+    weights: str = "shared",
+    answers: int | None = None,
 ) -> Path:
     a, b = free_ports(2)
     where = {"server_a": f"127.0.0.1:{a}", "server_b": f"127.0.0.1:{b}"}
-    split(model or small_model(), directory, protocol=protocol, addresses=where, weights=weights)
+    made = model or small_model()
+    split(made, directory, protocol=protocol, addresses=where, weights=weights, answers_per_client=answers)
     return make_keys(directory)
 
 
@@ -116,10 +121,15 @@ class Deployment:
 
 @contextmanager
 def deployment(
-    directory: Path, protocol: str = "additive2", options: ServerOptions | None = None, dealer: bool = True
+    directory: Path,
+    protocol: str = "additive2",
+    options: ServerOptions | None = None,
+    dealer: bool = True,
+    answers: int | None = None,
 ) -> Iterator[Deployment]:
     """Every role but the client is running."""
-    made = Deployment(make_deployment(directory, protocol=protocol), options or ServerOptions(patience=QUICK))
+    where = make_deployment(directory, protocol=protocol, answers=answers)
+    made = Deployment(where, options or ServerOptions(patience=QUICK))
     with ExitStack() as stack:
         stack.callback(made.close)
         for role in ("server_b", "server_a"):
