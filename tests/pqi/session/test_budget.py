@@ -19,6 +19,10 @@ from pqi.session.bundle import load_server
 from pqi.session.errors import BudgetSpent, BundleError, JournalError, QueryFailed
 from pqi.session.journal import audit
 from pqi.session.owner import split
+from pqi.session.server import ServerOptions
+from pqi.session.serving import Patience
+
+OPTIONS = ServerOptions(patience=Patience(step=10.0, pool=30.0, idle=30.0, beat=0.2))
 
 
 @pytest.fixture
@@ -122,7 +126,7 @@ def test_any_row_of_questions_is_answered_as_by_counting(
 
 def test_a_service_refuses_the_question_over_the_limit_and_its_servers_burn_nothing_for_it(tmp_path: Path) -> None:
     model, x = small_model(), inputs(6)
-    with deployment(tmp_path, answers=5) as made:
+    with deployment(tmp_path, options=OPTIONS, answers=5) as made:
         with made.client() as client:
             answer = client.predict(x[:4])
             assert torch.equal(answer.integers, model.integers(model.encode(x[:4])))
@@ -138,7 +142,7 @@ def test_a_service_refuses_the_question_over_the_limit_and_its_servers_burn_noth
 
 
 def test_a_server_started_again_remembers_what_was_spent(tmp_path: Path) -> None:
-    with deployment(tmp_path, "clear", answers=3) as made:
+    with deployment(tmp_path, "clear", OPTIONS, answers=3) as made:
         with made.client() as client:
             client.predict(inputs(2))
         made.stop_server("server_a")
@@ -148,7 +152,7 @@ def test_a_server_started_again_remembers_what_was_spent(tmp_path: Path) -> None
 
 
 def test_one_honest_server_of_two_is_enough(tmp_path: Path) -> None:
-    with deployment(tmp_path, answers=2) as made:
+    with deployment(tmp_path, options=OPTIONS, answers=2) as made:
         made.servers["server_a"].budget = Budget(tmp_path / "none", None)
         with made.client() as client:
             client.predict(inputs(2))
@@ -172,7 +176,7 @@ def test_a_number_of_answers_that_is_none_is_refused_at_the_split(tmp_path: Path
 
 @pytest.mark.parametrize("altered", ['"5"', "0", "1.5", "true"])
 def test_a_bundle_with_an_altered_number_is_refused(tmp_path: Path, altered: str) -> None:
-    path = make_deployment(tmp_path, answers=5) / "server_a" / "bundle.json"
+    path = make_deployment(tmp_path, options=OPTIONS, answers=5) / "server_a" / "bundle.json"
     text = path.read_text()
     path.write_text(text.replace('"answers_per_client": 5', f'"answers_per_client": {altered}'))
     assert path.read_text() != text
