@@ -176,7 +176,7 @@ def test_a_number_of_answers_that_is_none_is_refused_at_the_split(tmp_path: Path
 
 @pytest.mark.parametrize("altered", ['"5"', "0", "1.5", "true"])
 def test_a_bundle_with_an_altered_number_is_refused(tmp_path: Path, altered: str) -> None:
-    path = make_deployment(tmp_path, options=OPTIONS, answers=5) / "server_a" / "bundle.json"
+    path = make_deployment(tmp_path, answers=5) / "server_a" / "bundle.json"
     text = path.read_text()
     path.write_text(text.replace('"answers_per_client": 5', f'"answers_per_client": {altered}'))
     assert path.read_text() != text
