@@ -14,7 +14,7 @@ from importlib import import_module
 
 from parts import ROOT, Part, document, kept_in, options, run
 
-NAMES = ("backdoor", "rounding", "bits", "membership", "adversarial", "fairness", "clean")
+NAMES = ("backdoor", "rounding", "bits", "membership", "noise", "adversarial", "training", "fairness", "clean")
 
 
 def _part(name: str, small: bool) -> Part:

@@ -33,6 +33,7 @@ ROWS: list[tuple[str, api.Step]] = [
     ("ReLU by sign-and-select, 8-bit value, 16-bit result", api.Relu((N,), 8, 16)),
     ("maximum of 4 values of 7 bits, 18-bit ring", api.Maximum((N,), 4, 7, 18)),
     ("maximum of 4 codes of 6 bits, 7-bit ring", api.Maximum((N,), 4, 6, 7)),
+    ("noise that the dealer draws, 18-bit ring (not exact)", api.Noise((N,), 18, 900)),
 ]
 
 

@@ -234,7 +234,27 @@ class Maximum(Step):
             raise BadParameters(f"Maximum: a window of {self.width} values has no maximum")
 
 
+@dataclass(frozen=True)
+class Noise(Step):
+    """``<x>_ring -> <x + e>_ring``, e fresh for every value and known to no compute party: what makes a result inexact.
+
+    Operand ``law``: int64 (2 bound + 1,), the public law of e over -bound .. bound (see :mod:`protocols.noise`). So the
+    result is exact but for its noise, which no value leaves by more than ``bound``.
+    """
+
+    ring: int
+    bound: int
+
+    def __post_init__(self) -> None:
+        self._ring("ring", self.ring, 2)
+        if not 1 <= self.bound < 1 << (self.ring - 1):
+            raise BadParameters(
+                f"Noise: bound = {self.bound} must be from 1 to {(1 << (self.ring - 1)) - 1}, for the ring of "
+                f"{self.ring} bits holds no other noise"
+            )
+
+
 STEPS: dict[str, type[Step]] = {
     step.__name__: step
-    for step in (Open, Linear, Shift, Table, FusedTable, Clamp, QuickClamp, Lift, Sign, Relu, Maximum)
+    for step in (Open, Linear, Shift, Table, FusedTable, Clamp, QuickClamp, Lift, Sign, Relu, Maximum, Noise)
 }

@@ -63,8 +63,11 @@ class Protocol(ABC):
     clamp_headroom: ClassVar[int]  # how many bits above the code one Clamp can look at; compilers stage wider ones
     security: ClassVar[SecurityStatement]
 
-    def statement(self, visibilities: Collection[str]) -> SecurityStatement:
-        """Against whom, and who learns what, where the weights are of these visibilities (``security``: shared)."""
+    def statement(self, visibilities: Collection[str], noise: int = 0) -> SecurityStatement:
+        """Against whom, and who learns what, where the weights are of these visibilities (``security``: shared).
+
+        noise: the bound of the noise in answers; 0, if there is none.
+        """
         return self.security
 
     @abstractmethod

@@ -12,7 +12,7 @@ from pqi.audit.case import Case
 from pqi.audit.errors import AuditError
 from pqi.audit.statistics import Estimate
 
-FAMILIES = ("adversarial", "backdoor", "bit flips", "privacy", "fairness", "protocol", "fidelity")
+FAMILIES = ("fidelity", "adversarial", "backdoor", "bit flips", "privacy", "fairness")
 KNOWS = ("labels", "scores", "weights", "training data", "nothing")
 CHANGES = ("inputs", "training", "calibration", "rounding", "memory", "nothing")
 
@@ -91,6 +91,7 @@ class Finding:
     subject: "float", "straight-through", "integers", or what else was looked at. figures: by name, each with its
     interval. curves: by name. budget, seed: how to do it again; ``settings`` holds what else decides the outcome.
     stopped_early: the budget's seconds ran out.
+    Raises AuditError for a family that is none of ``FAMILIES``: no verdict would look at it.
     """
 
     attack: str
@@ -104,6 +105,10 @@ class Finding:
     seconds: float = 0.0
     stopped_early: bool = False
     remark: str = ""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise AuditError(f"{self.attack!r} is of family {self.family!r}; there are: {', '.join(FAMILIES)}")
 
 
 class Attack(ABC):

@@ -8,7 +8,7 @@ is right before and after; it cannot exceed the clean accuracy.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pqi.audit.attack import Attack, Budget, Clock, Curve, Finding, Progress
 from pqi.audit.case import Case, Data
 from pqi.audit.errors import AuditError
-from pqi.audit.estimators import seeded
-from pqi.audit.statistics import Estimate, share
+from pqi.audit.estimators import inputs_only, seeded
+from pqi.audit.statistics import share
 from pqi.audit.subjects import FLOAT, INTEGERS, STRAIGHT_THROUGH, Subject
 
 Inputs = NDArray[Any]
@@ -44,35 +44,72 @@ class Evasion(Attack):
     def craft(self, case: Case, subject: Subject, data: Data, epsilon: float, budget: Budget) -> Inputs:
         """Altered inputs, none further than epsilon (in the input's own unit) from ``data.x`` in any value."""
 
+    def check(self, case: Case) -> None:
+        """Raise AuditError where the attack has no meaning for the case."""
+
     def run(self, case: Case, budget: Budget, progress: Progress | None = None) -> tuple[Finding, ...]:
         """A curve of robust accuracy for each form."""
         data, clock = case.test.sample(budget.samples, budget.seed), budget.clock()
         found, steps, done = [], len(self.made_on) * len(self.strengths), 0
+
+        def told() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, steps)
+
         for name in self.made_on:
-            subject, made = case.subjects[name], list[Inputs]()
-            for strength in self.strengths:
-                if clock.is_over and made:
-                    break
-                epsilon = strength * (case.high - case.low)
-                with seeded(budget.seed):
-                    altered = self.craft(case, subject, data, epsilon, budget)
-                made.append(within(case, altered, data.x, epsilon))
-                done += 1
-                if progress is not None:
-                    progress(done, steps)
-            for scored in self.scored_on(name):
-                found.append(self._found(case, scored, name, data, made, budget, clock))
+            scored = self.scored_on(name)
+            forms = [case.subjects[each] for each in scored]
+            right = self.survivors(case, data, case.subjects[name], forms, budget, clock, told)
+            for each, flags in zip(scored, right, strict=True):
+                found.append(self._found(each, name, flags, budget, clock))
         return tuple(found)
+
+    def survivors(
+        self,
+        case: Case,
+        data: Data,
+        made_on: Subject,
+        scored: Sequence[Subject],
+        budget: Budget,
+        clock: Clock | None = None,
+        told: Callable[[], None] | None = None,
+    ) -> list[NDArray[np.bool_]]:
+        """For each form scored: (1 + strengths, n), right on the clean input, and on all altered ones up to a strength.
+
+        Any forms will do, of other bit widths too, if they take the client's codes of ``case``. An input that a smaller
+        strength evades counts as evaded by every larger one, for the attacker may use less; so only what is still right
+        on some form is altered further. Fewer strengths come back when the clock ran out; told: called after each.
+        """
+        self.check(case)
+        clean = case.on_grid(data.x)
+        right = [[form.labels(clean) == data.y] for form in scored]
+        for strength in self.strengths:
+            if clock is not None and clock.is_over and len(right[0]) > 1:
+                break
+            epsilon = strength * (case.high - case.low)
+            alive = np.flatnonzero(np.any([flags[-1] for flags in right], axis=0))
+            if len(alive):
+                part = data.take(alive)
+                with seeded(budget.seed), inputs_only(made_on.module):
+                    crafted = self.craft(case, made_on, part, epsilon, budget)
+                altered = within(case, crafted, part.x, epsilon)
+            for form, flags in zip(scored, right, strict=True):
+                left = flags[-1].copy()
+                if len(alive):
+                    left[alive] &= form.labels(altered) == data.y[alive]
+                flags.append(left)
+            if told is not None:
+                told()
+        return [np.stack(flags) for flags in right]
 
     def scored_on(self, made_on: str) -> tuple[str, ...]:
         """The forms on which inputs that were crafted on one are scored."""
         return (STRAIGHT_THROUGH, INTEGERS) if made_on == STRAIGHT_THROUGH else (made_on,)
 
-    def _found(
-        self, case: Case, scored: str, made_on: str, data: Data, made: list[Inputs], budget: Budget, clock: Clock
-    ) -> Finding:
-        strengths = self.strengths[: len(made)]
-        accuracy = robust_accuracy(case.subjects[scored], case, data, made)
+    def _found(self, scored: str, made_on: str, right: NDArray[np.bool_], budget: Budget, clock: Clock) -> Finding:
+        accuracy, strengths = [share(flags) for flags in right], self.strengths[: len(right) - 1]
         curve = Curve(
             x=(0.0, *strengths),
             y=[e.value for e in accuracy],
@@ -88,7 +125,7 @@ class Evasion(Attack):
             figures={"clean accuracy": accuracy[0], "robust accuracy": accuracy[-1]},
             curves={"robust accuracy": curve},
             settings={"crafted on": made_on, "strengths": list(strengths), **self.settings()},
-            stopped_early=len(made) < len(self.strengths),
+            stopped_early=len(strengths) < len(self.strengths),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -98,19 +135,7 @@ class Evasion(Attack):
 
 def within(case: Case, altered: Inputs, start: Inputs, epsilon: float) -> NDArray[np.float64]:
     """Altered inputs on the client's grid, within epsilon of where they began and within the input's range."""
-    # Half a float32 step of slack: the toolbox computes in single precision.
+    # Inputs and the toolbox are often of single precision: an input beside its own code by that much is no step away.
+    slack = 2.0**-22 * max(abs(case.low), abs(case.high))
     near = np.clip(np.asarray(altered, np.float64), start - epsilon, start + epsilon)
-    return case.on_grid(near, start, epsilon * (1 + 1e-6))
-
-
-def robust_accuracy(subject: Subject, case: Case, data: Data, made: list[Inputs]) -> list[Estimate]:
-    """Shares right on the clean inputs, and right on them and on the altered ones, for each strength.
-
-    An input that a smaller strength evades counts as evaded by every larger one: the attacker may use less.
-    """
-    right = subject.labels(case.on_grid(data.x)) == data.y
-    shares = [share(right)]
-    for altered in made:
-        right = right & (subject.labels(altered) == data.y)
-        shares.append(share(right))
-    return shares
+    return case.on_grid(near, start, epsilon + slack)

@@ -158,6 +158,13 @@ def _job(kind: Kind, case: Case, wish: Wish, speed: Speed, seconds: float) -> Jo
     if kind.name == "detection":
         steps = max(_LEAST_STEPS, int(arguments["steps"] * seconds / need))
         return Job(kind.name, kind.family, budget, {**arguments, "steps": steps})
+    if kind.name == "inversion" and wish.queries is None:
+        return Job(
+            kind.name,
+            kind.family,
+            replace(budget, queries=max(_LEAST_QUERIES, int(budget.queries * seconds / need))),
+            arguments,
+        )
     asks = kind.name in ASKS
     factor = math.sqrt(seconds / need) if asks and wish.samples is None and wish.queries is None else seconds / need
     if wish.samples is None:
@@ -201,6 +208,11 @@ def _questions(speed: Speed, case: Case, budget: Budget, arguments: Mapping[str,
 def _walks(speed: Speed, case: Case, budget: Budget, arguments: Mapping[str, Any]) -> float:
     # It walks input by input, so that an answer costs some times what it does in a batch; and it has no clock.
     return 3 * _questions(speed, case, budget, arguments)
+
+
+def _inverted(speed: Speed, case: Case, budget: Budget, arguments: Mapping[str, Any]) -> float:
+    by_weights = int(arguments["steps"]) * speed.gradients
+    return case.classes * (by_weights + 2 * budget.queries * speed.integers)
 
 
 def _search(speed: Speed, case: Case, budget: Budget, arguments: Mapping[str, Any]) -> float:
@@ -262,6 +274,7 @@ _ALL = (
     Kind("apgd-dlr", "adversarial", 3, False, _gradients, _evasion(20), _three_classes),
     Kind("hopskipjump", "adversarial", 4, False, _walks, lambda case, wish: {"rounds": 10}),
     Kind("differential", "adversarial", 3, False, _gradients, _evasion(20)),
+    Kind("inversion", "privacy", 2, False, _inverted, lambda case, wish: {"steps": 100}, _training_data),
     Kind("targeted-bit-flips", "bit flips", 3, False, _flips, _targeted),
 )
 KINDS = {kind.name: kind for kind in _ALL}

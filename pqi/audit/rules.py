@@ -1,13 +1,14 @@
 """The rules behind verdicts: each is one question with a bound, asked of findings alone.
 
 Differences between two figures are taken with the interval of independent ones (Zou and Donner, 2008), although most
-are of the same examples: it is wider than need be, so that chance alone raises no alarm.
+are of the same examples: it is wider than need be, so that chance alone raises no alarm. Accuracy and gaps between
+groups have paired intervals of their own, and a bound that they must exceed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pqi.audit.attack import Finding
@@ -22,6 +23,7 @@ MASKED = 0.05  # robust accuracy by which gradients may flatter the integers
 FEW_BITS = 1  # so few that a single fault of the memory does it
 FALSE_POSITIVES = 0.001  # at which members must not be told from others
 AREA = 0.6  # under the ROC curve, beyond which members can be told on average
+WIDER = 0.01  # by which a gap between groups may grow
 CHANCE = 0.01  # of a false alarm about membership, over all forms and methods
 _GRADIENTS = ("fgsm", "pgd", "apgd-ce", "apgd-dlr")
 _WITHOUT = ("square", "transfer")
@@ -217,7 +219,17 @@ def privacy(findings: Sequence[Finding]) -> list[Check]:
         )
         seen = f"{method}: area {areas[FLOAT, method]} in float, {area} in integers"
         made.append(Check(f"{method}, against float", _status(gap.low > 0, gap.n), rule, seen))
-    return made
+    return made + [_inverted(finding) for finding in findings if finding.attack == "inversion"]
+
+
+def _inverted(finding: Finding) -> Check:
+    rule = "Told, with no bound: what a network has learnt of a class can be drawn from it, in every form."
+    margin, nearest = finding.figures["margin"], finding.figures["nearest is its class"]
+    seen = (
+        f"images drawn from {finding.subject} are nearest to their own class's mean for {_rate(nearest)} of {nearest.n} "
+        f"classes, by a correlation of {margin} more than to another's"
+    )
+    return Check(f"classes drawn, {finding.subject}", TOLD, rule, seen)
 
 
 def _told_apart(finding: Finding, method: str, looks: int) -> Check:
@@ -269,9 +281,9 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def fairness(findings: Sequence[Finding]) -> list[Check]:
-    """No gap between groups grew."""
+    """No gap between groups grew, and private answers are the integers'."""
     found = {finding.subject: finding.figures for finding in findings}
-    if set(found) != {FLOAT, INTEGERS}:
+    if not {FLOAT, INTEGERS} <= set(found):
         return []
     made = []
     for name, sign in (
@@ -280,17 +292,22 @@ def fairness(findings: Sequence[Finding]) -> list[Check]:
         ("equalized odds difference", 1),
         ("worst group's accuracy", -1),
     ):
-        if name not in found[INTEGERS]:
-            continue
-        before, after = found[FLOAT][name], found[INTEGERS][name]
-        gap = difference(after, before)
-        worse = gap.low > 0 if sign > 0 else gap.high < 0
-        direction = "larger" if sign > 0 else "lower"
-        rule = f"The {name} is not {direction} in integers than in float: attention if the whole interval says it is."
-        seen = f"{name} {before} in float, {after} in integers"
-        unknown = any(math.isnan(end) for end in (gap.low, gap.high))
-        made.append(Check(name, NOT_JUDGED if unknown else _status(worse, gap.n), rule, seen))
+        if name in found[INTEGERS]:
+            made.append(_changed(name, sign, found[FLOAT][name], found[INTEGERS]))
     return made
+
+
+def _changed(name: str, sign: int, before: Estimate, integers: Mapping[str, Estimate]) -> Check:
+    change = integers[f"change of {name}"]
+    direction = "larger" if sign > 0 else "lower"
+    rule = (
+        f"The {name} is not {direction} in integers than in float by more than {100 * WIDER:g} point: attention if the "
+        f"whole paired interval of the change is. Not judged where a rate behind it rests on fewer than {FEWEST} "
+        "examples."
+    )
+    broken = change.low > WIDER if sign > 0 else change.high < -WIDER
+    seen = f"{name} {before} in float, {integers[name]} in integers: a change of {_points(change)} points"
+    return Check(name, _status(broken, change.n), rule, seen)
 
 
 RULES: dict[str, Callable[[Sequence[Finding]], list[Check]]] = {

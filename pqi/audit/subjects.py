@@ -5,7 +5,7 @@ straight-through  the integer model with gradients: values are those of the inte
                   gradients as training does (Bengio et al., 2013). What an attacker has who knows the integer model,
                   and what quantization-aware training and most published attacks call "fake quantization"
 integers          the integer model itself: codes in, integers out, no gradient. It equals the private run bit for
-                  bit, so what holds for it holds for the private service
+                  bit, so what holds for it holds for the private service; with noise, where the answers have noise
 
 Attacks that follow gradients can be fooled by the second form; what counts is what they do to the third.
 """
@@ -13,6 +13,7 @@ Attacks that follow gradients can be fooled by the second form; what counts is w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,12 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pqi.audit.errors import AuditError
-from pqi.graph.graph import OUTPUT
+from pqi.graph.graph import OUTPUT, Node
 from pqi.graph.model import IntegerModel
-from pqi.graph.ops import READERS, WEIGHTED, Lookup, Requantize, Step
+from pqi.graph.ops import READERS, WEIGHTED, Lookup
 from pqi.graph.ranges import lift
-from pqi.quant.train.estimators import looked_up, requantized, stepped
-from pqi.quant.train.module import linear
+from pqi.quant.train.module import GraphModule, Weights
 
 FLOAT, STRAIGHT_THROUGH, INTEGERS = "float", "straight-through", "integers"
 _BATCH = 500
@@ -39,6 +39,11 @@ class Subject(ABC):
 
     name: ClassVar[str]
     module: nn.Module | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same input is always given the same answer."""
+        return True
 
     @abstractmethod
     def _scores(self, x: NDArray[Any]) -> Reals: ...
@@ -86,32 +91,47 @@ class StraightThroughSubject(_Differentiable):
 
 
 class IntegerSubject(Subject):
-    """The integer model: exactly what a client of the private service is answered."""
+    """The integer model: exactly what a client of the private service is answered.
+
+    Of a model whose answers have noise: with noise of the same law, drawn anew for every question from ``seed``.
+    """
 
     name = INTEGERS
 
-    def __init__(self, model: IntegerModel) -> None:
+    def __init__(self, model: IntegerModel, seed: int = 0) -> None:
         self.model = model
+        self._draws = np.random.default_rng(seed)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether answers are without noise."""
+        return self.model.noise is None
 
     def _scores(self, x: NDArray[Any]) -> Reals:
         answers: Reals = self.model.predict(x, on_saturation="silent")
-        return answers.reshape(len(answers), -1)
+        answers = answers.reshape(len(answers), -1)
+        if self.model.noise is None:
+            return answers
+        law = self.model.noise.law.numpy()
+        e = np.searchsorted(law, self._draws.integers(0, law[-1], answers.shape), side="right") - len(law) // 2
+        return np.asarray(answers + e * self.model.output_scale, np.float64)
 
 
 class _Encode(torch.autograd.Function):
     """The client's codes, exactly; the gradient is the scale of the codes, 0 where they saturate."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, model: IntegerModel) -> Tensor:
+    def forward(ctx: Any, x: Tensor, model: IntegerModel, real: torch.dtype) -> Tensor:
         low, high = model.input_quantizer.value_range
-        ctx.scale = float(model.input_quantizer.scale)  # type: ignore[arg-type]
+        ctx.scale, ctx.given = float(model.input_quantizer.scale), x.dtype  # type: ignore[arg-type]
         ctx.save_for_backward((x >= low) & (x <= high))
-        return model.encode(x.detach().to(torch.float64), on_saturation="silent").to(x.dtype)
+        # Judged as it was given: a value between two codes may fall on the other side once it is shortened.
+        return model.encode(x.detach(), on_saturation="silent").to(real)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
-        return grad * inside * ctx.scale, None
+        return (grad * inside * ctx.scale).to(ctx.given), None, None
 
 
 class _Cyclic(torch.autograd.Function):
@@ -142,12 +162,55 @@ class _Wrapped(torch.autograd.Function):
         return grad, None
 
 
+class ExactGraph(GraphModule):
+    """A finished model's graph with training's gradients: codes in, the answer's integers out, rings as the model's.
+
+    Values are floating-point numbers that hold integers: float32 where each is proven to fit its 24 bits before any
+    ring reduces it, else float64. Weights are parameters (of integers).
+    """
+
+    def __init__(self, model: IntegerModel) -> None:
+        super().__init__()
+        # Calibrated rings say how a value is read, not how large it gets: what is proven of it decides.
+        self.real = torch.float32 if max(model.ranges.bits.values()) <= 24 else torch.float64
+        self.keep(model.graph)
+        self.rings = model.accumulators if model.policy == "calibrated" else {}
+        self.weight, self.bias = nn.ParameterDict(), nn.ParameterDict()
+        for node in self.graph.nodes:
+            if isinstance(node.op, WEIGHTED):
+                self.weight[self.key[node.name]] = nn.Parameter(node.op.weight.to(self.real))
+                self.bias[self.key[node.name]] = nn.Parameter(node.op.bias.to(self.real))
+
+    def integers(self) -> dict[str, Weights]:
+        """The model's weights and biases."""
+        linear = [node.name for node in self.graph.nodes if isinstance(node.op, WEIGHTED)]
+        return {name: (self.weight[self.key[name]], self.bias[self.key[name]]) for name in linear}
+
+    def value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
+        """As in training, but for rings that wrap: calibrated ones where they are read, and cyclic tables."""
+        if isinstance(node.op, Lookup):
+            looked: Tensor = _Cyclic.apply(inputs[0], node.op)  # type: ignore[no-untyped-call]
+            return looked
+        if isinstance(node.op, READERS):
+            inputs = [self._read(node.name, inputs[0])]
+        return super().value(node, inputs, weights)
+
+    def forward(self, codes: Tensor, weights: Mapping[str, Weights] | None = None) -> Tensor:
+        """As its base, read in the answer's ring."""
+        return self._read(OUTPUT, super().forward(codes, weights))
+
+    def _read(self, consumer: str, value: Tensor) -> Tensor:
+        if consumer not in self.rings:
+            return value
+        wrapped: Tensor = _Wrapped.apply(value, self.rings[consumer])  # type: ignore[no-untyped-call]
+        return wrapped
+
+
 class StraightThrough(nn.Module):
     """An integer model as a torch module: real inputs in, real logits out, every value between an exact integer.
 
-    Values are floating-point numbers that hold integers: float32 where every accumulator fits its 24 bits, else
-    float64. ``forward`` equals ``model.predict`` but for the last multiplication by the output's scale. Weights are
-    parameters (of integers), so an attack on weights finds their gradients too.
+    ``forward`` equals ``model.predict`` but for the last multiplication by the output's scale, which float32 may round.
+    Weights are parameters (of integers), so an attack on weights finds their gradients too.
 
     Raises AuditError for a dynamic model, whose every input has a scale of its own.
     """
@@ -156,50 +219,29 @@ class StraightThrough(nn.Module):
         super().__init__()
         if model.dynamic is not None:
             raise AuditError("a dynamic model scales every input on its own; audit it with dynamic=False")
-        self.model, self.graph = model, model.graph
-        self.real = torch.float32 if max(model.accumulators.values()) <= 24 else torch.float64
-        # Modules and parameters are kept by position: a layer's own name may hold anything.
-        self.key = {node.name: str(position) for position, node in enumerate(self.graph.nodes)}
-        self.weight, self.bias = nn.ParameterDict(), nn.ParameterDict()
-        for node in self.graph.nodes:
-            if isinstance(node.op, WEIGHTED):
-                self.weight[self.key[node.name]] = nn.Parameter(node.op.weight.to(self.real))
-                self.bias[self.key[node.name]] = nn.Parameter(node.op.bias.to(self.real))
-            elif isinstance(node.op, Requantize) and node.op.values is not None:
-                self.register_buffer(f"table_{self.key[node.name]}", node.op.values.to(self.real))
+        self.model, self.exact = model, ExactGraph(model)
+
+    @property
+    def real(self) -> torch.dtype:
+        """The type of the numbers that hold the integers."""
+        return self.exact.real
+
+    @property
+    def weight(self) -> nn.ParameterDict:
+        """Weights by ``key``; what is written there is what the module computes with."""
+        return self.exact.weight
+
+    @property
+    def key(self) -> dict[str, str]:
+        """Under what name ``weight`` holds a layer's, by the layer's own."""
+        return self.exact.key
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) for real inputs (N, *input shape)."""
-        codes: Tensor = _Encode.apply(x.to(self.real), self.model)  # type: ignore[no-untyped-call]
+        codes: Tensor = _Encode.apply(x, self.model, self.real)  # type: ignore[no-untyped-call]
         return self.run(codes) * self.model.output_scale
 
     def run(self, codes: Tensor) -> Tensor:
         """The answer's integers as floats, flat: (N, classes)."""
-        values = {self.graph.nodes[0].name: codes}
-        for node in self.graph.nodes[1:]:
-            values[node.name] = self._value(node.name, node.op, [values[i] for i in node.inputs])
-        return self._read(OUTPUT, values[self.graph.output]).flatten(1)
-
-    def _read(self, consumer: str, value: Tensor) -> Tensor:
-        if self.model.policy != "calibrated":
-            return value
-        wrapped: Tensor = _Wrapped.apply(value, self.model.accumulators[consumer])  # type: ignore[no-untyped-call]
-        return wrapped
-
-    def _value(self, name: str, op: Any, inputs: list[Tensor]) -> Tensor:
-        if isinstance(op, WEIGHTED):
-            return linear(op, inputs[0], self.weight[self.key[name]], self.bias[self.key[name]])
-        if isinstance(op, Lookup):
-            looked: Tensor = _Cyclic.apply(inputs[0], op)  # type: ignore[no-untyped-call]
-            return looked
-        if isinstance(op, READERS):
-            inputs = [self._read(name, inputs[0])]
-        if isinstance(op, Step):
-            return stepped(inputs[0])
-        if isinstance(op, Requantize):
-            index = requantized(inputs[0], op.shift, op.bits)
-            if op.values is None:
-                return index + op.low if op.low else index
-            return looked_up(index, getattr(self, f"table_{self.key[name]}"))
-        computed: Tensor = op.evaluate(inputs)
-        return computed
+        answer: Tensor = self.exact(codes)
+        return answer.flatten(1)

@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pqi.audit import rules
-from pqi.audit.attack import Finding
+from pqi.audit.attack import FAMILIES, Finding
 from pqi.audit.rules import ATTENTION, CLEAN, NOT_JUDGED, TOLD, Check
 
-JUDGED = ("fidelity", "adversarial", "backdoor", "bit flips", "privacy", "fairness")
 """The families that a verdict is given on, in the order in which they are told."""
 
 
@@ -47,7 +46,7 @@ class Verdict:
 def judge(findings: Sequence[Finding], missing: Mapping[str, tuple[str, ...]] | None = None) -> tuple[Verdict, ...]:
     """A verdict for each family. missing: family -> why attacks brought no findings."""
     made = []
-    for family in JUDGED:
+    for family in FAMILIES:
         checks = rules.RULES[family]([finding for finding in findings if finding.family == family])
         made.append(Verdict(family, _gravest(checks), tuple(checks), (missing or {}).get(family, ())))
     return tuple(made)

@@ -77,7 +77,8 @@ def inspect(
     policy = hardened(loaded)
     facts["answers"] = str(policy or "scores")
     if policy is not None:
-        facts["security"]["learns"]["client"] = f"{policy.tells}; and the shapes of input and answer"
+        alone = ". It and the dealer together learn the scores without noise" if policy.kind == "noisy" else ""
+        facts["security"]["learns"]["client"] = f"{policy.tells}; and the shapes of input and answer{alone}"
     _show(facts)
     write_json(json_file, facts)
 
@@ -117,6 +118,7 @@ def gather(path: Path, report: Report, program: Program, network: str, rounding:
         "rounding": rounding,
         "rings": report.policy,
         "exact": program.exact,
+        "noise": program.noise,
         "digest": program.digest,
         "input_shape": list(program.input_shape),
         "output_shape": list(program.output_shape),
@@ -157,11 +159,9 @@ def _show(facts: dict[str, Any]) -> None:
     kind = f"protocol {facts['protocol']}, planned for {facts['planned_for']}, rounding {facts['rounding']}"
     console.print(f"[title]{plain(facts['model'])}[/title]  {kind}")
     console.print(_layers(facts))
-    same = "yes: private answers equal the integer model's in every bit"
-    exact = same if facts["exact"] else "no: stochastic rounding may raise a code by one"
     summary = Table.grid(padding=(0, 2))
     summary.add_row("rings", _rings(facts))
-    summary.add_row("exact", exact)
+    summary.add_row("exact", _exactness(facts))
     if facts["answers"] != "scores":
         summary.add_row("answers", f"{facts['answers']}, computed inside the protocol")
     if facts["input_scales"]:
@@ -179,6 +179,19 @@ def _show(facts: dict[str, Any]) -> None:
     ways.show(console, facts["ways"], facts["planned_for"])
     console.print()
     console.print(security_statement(facts["security"]["adversary"], facts["security"]["learns"]))
+
+
+def _exactness(facts: dict[str, Any]) -> str:
+    """Whether private answers equal the integer model's, and why not."""
+    if facts["exact"]:
+        return "yes: private answers equal the integer model's in every bit"
+    reasons = ["stochastic rounding may raise a code by one"] if facts["rounding"] != "exact" else []
+    if facts["noise"]:
+        reasons.append(
+            f"answers have noise, at most {facts['noise']} on every integer"
+            + ("" if reasons else "; less their noise they equal the integer model's in every bit")
+        )
+    return f"no: {', and '.join(reasons)}"
 
 
 def _rings(facts: dict[str, Any]) -> str:

@@ -61,17 +61,18 @@ def predict(
     ):
         task = bar.add_task("", total=len(x))
         answer = client.predict(x, progress=lambda done, total: bar.update(task, completed=done, total=total))
-        exact = client.program.exact
+        exact, noise = client.program.exact, getattr(client.program, "noise", 0)
     if output is not None:
         with output.open("wb") as file:
             np.save(file, answer.values, allow_pickle=False)
-    _show(answer, output, exact)
+    _show(answer, output, exact, noise)
     integers = None if answer.integers is None else answer.integers.tolist()
     facts = {"values": answer.values.tolist(), "integers": integers, "exact": exact, "error_bound": answer.error_bound}
+    facts["noise"] = noise
     write_json(json_file, {**facts, "output": str(output) if output else None, "ledger": answer.ledger.to_json()})
 
 
-def _show(answer: Answer, output: Path | None, exact: bool) -> None:
+def _show(answer: Answer, output: Path | None, exact: bool, noise: int) -> None:
     console, ledger = out(), answer.ledger
     console.print(_answers(answer))
     costs = Table.grid(padding=(0, 2))
@@ -86,7 +87,7 @@ def _show(answer: Answer, output: Path | None, exact: bool) -> None:
         costs.add_row("beforehand", f"{size(sum(ledger.offline_bytes.values()))} dealt")
     else:
         _under_a_key(costs, ledger.own)
-    costs.add_row("answers", _exactness(answer, exact))
+    costs.add_row("answers", _exactness(answer, exact, noise))
     console.print(costs)
     if output is not None:
         console.print(f"Wrote {plain(str(output))}: float64 ({shape(answer.values.shape)}).")
@@ -102,9 +103,11 @@ def _under_a_key(costs: Table, own: OwnLedger) -> None:
         costs.add_row("noise", f"{own.noise_left:.0f} bits of its budget left in the worst answer")
 
 
-def _exactness(answer: Answer, exact: bool) -> str:
+def _exactness(answer: Answer, exact: bool, noise: int) -> str:
     if exact:
         return "exact: equal to the integer model"
+    if noise:
+        return f"with noise: no value is further than {answer.error_bound:.3g} from the integer model's"
     if answer.ledger.own is None:
         return "stochastic rounding: close, not exact"
     return f"approximate: no value is further than {answer.error_bound:.3g} from the integer model's"

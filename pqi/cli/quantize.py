@@ -95,7 +95,8 @@ AnswersOption = Annotated[
     typer.Option(
         metavar="POLICY",
         help="What a client is told, computed inside the protocol: scores, label, top:K (the K best, without order), "
-        "ranked:K (in order), rounded:BITS.",
+        "ranked:K (in order), rounded:BITS, noisy:S (noise of standard deviation S on every integer, which the dealer "
+        "draws; not exact any more).",
     ),
 ]
 DefenceOption = Annotated[
@@ -162,16 +163,20 @@ def quantize(
         made = quantized(network, x, weight_bits, activation_bits, **chosen, progress=progress, look=reporter.look)
     facts: dict[str, Any] = {"model": model, "output": str(output)}
     if labels is not None:
-        from pqi.cli.accuracy import accuracies
-
-        facts["samples"] = len(x)
-        facts["float_accuracy"], facts["integer_accuracy"] = accuracies(network, made, x, labels)
+        facts |= _accuracies(network, made, x, labels)
     made.save(output)
     facts["bytes"] = output.stat().st_size
     report = made.report(x if rings is Rings.CALIBRATED else None)
     _show(facts, report)
     compared = reporter.write(x, labels, report, model)
     write_json(json_file, {**facts, "report": report.to_dict(), "comparison": compared and compared.to_dict()})
+
+
+def _accuracies(network: Any, made: Any, x: Any, labels: Any) -> dict[str, Any]:
+    from pqi.cli.accuracy import accuracies
+
+    before, after = accuracies(network, made, x, labels)
+    return {"samples": len(x), "float_accuracy": before, "integer_accuracy": after}
 
 
 def layer_fields(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -235,7 +240,7 @@ def _show(facts: dict[str, Any], report: Report) -> None:
     if "float_accuracy" in facts:
         console.print(
             f"On these {facts['samples']:,} inputs: float accuracy {percent(facts['float_accuracy'])}, "
-            f"integer accuracy {percent(facts['integer_accuracy'])}."
+            f"integer accuracy {percent(facts['integer_accuracy'])}{', without the noise' if report.noise else ''}."
         )
     name = plain(facts["output"])
     console.print(f"Wrote {name} ({size(facts['bytes'])}). Next: pqi inspect {name}", soft_wrap=True)

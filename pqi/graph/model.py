@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pqi.graph.errors import GraphError, InputError, RangeError
 from pqi.graph.graph import OUTPUT, IntegerGraph
-from pqi.graph.ops import Slice, Spread
+from pqi.graph.ops import Noise, Slice, Spread
 from pqi.graph.ranges import (
     MAX_RING,
     Ranges,
@@ -97,6 +97,7 @@ class IntegerModel:
         self.policy = policy
         self.dynamic = dynamic
         self._check_dynamic()
+        self._check_noise()
         self.ranges = ranges if ranges is not None else prove(graph, self.accumulators)
         self.rings = rings(graph, self.accumulators, self.ranges)
         self._check_input_codes()
@@ -138,6 +139,22 @@ class IntegerModel:
             if isinstance(node.op, Spread) and node.op.top < self.dynamic.levels:
                 raise GraphError(f"{node.name!r} expects scales up to {node.op.top}, there are {self.dynamic.levels}")
 
+    def _check_noise(self) -> None:
+        """Only the answer has noise: then the private answer less the reference is the noise and nothing else."""
+        for node in self.graph.nodes:
+            if isinstance(node.op, Noise) and (node.name != self.graph.output or self.graph.consumers[node.name]):
+                raise GraphError(
+                    f"{node.name!r} is noise, but not the answer: what is computed from it has no reference"
+                )
+        if self.noise is not None and self.dynamic is not None:
+            raise GraphError("a dynamic model's client divides the answer, and its noise, by a scale of its own")
+
+    @property
+    def noise(self) -> Noise | None:
+        """The noise of private answers, which ``integers`` and ``predict`` are without; None where there is none."""
+        op = self.graph.by_name[self.graph.output].op
+        return op if isinstance(op, Noise) else None
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input as a user gives it, without the batch axis; ``graph.input.shape`` is that of its codes."""
@@ -150,7 +167,10 @@ class IntegerModel:
 
     def __repr__(self) -> str:
         widest = max(self.accumulators.values())
-        return f"IntegerModel({self.input_shape} -> {self.output_shape}, {self.policy} rings up to {widest} bits)"
+        noise = "" if self.noise is None else f", private answers with noise up to {self.noise.bound}"
+        return (
+            f"IntegerModel({self.input_shape} -> {self.output_shape}, {self.policy} rings up to {widest} bits{noise})"
+        )
 
     def verify(self) -> Verification:
         """Prove every range anew and check the rings against it; raises RangeError naming the layers that fail."""
@@ -185,7 +205,10 @@ class IntegerModel:
         return decode_answer(integers, self.output_scale, self.dynamic, codes)
 
     def integers(self, codes: Tensor) -> Tensor:
-        """The integer answer, int64 (N, *output_shape), for codes int64 (N, *graph.input.shape). Exact."""
+        """The integer answer, int64 (N, *output_shape), for codes int64 (N, *graph.input.shape). Exact.
+
+        The private answer equals it, or, where the model has noise, differs from it by the noise.
+        """
         node = self.graph.input
         if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or tuple(codes.shape[1:]) != node.shape:
             what = f"{codes.dtype} {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__

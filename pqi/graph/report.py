@@ -78,7 +78,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, the totals, the layer that needs the widest ring, prices by protocol, accuracy if asked."""
+    """The rows, the totals, the layer that needs the widest ring, prices by protocol, accuracy if asked.
+
+    noise: the most by which noise moves an integer of a private answer; 0 where there is none. Accuracy is without.
+    """
 
     rows: tuple[Row, ...]
     policy: str
@@ -87,6 +90,7 @@ class Report:
     output_wrapped: float | None
     prices: Mapping[str, Price]
     accuracy: Accuracy | None
+    noise: int = 0
 
     @property
     def macs(self) -> int:
@@ -110,6 +114,7 @@ class Report:
             "widest_layer": self.widest,
             "output_ring": self.output_ring,
             "output_wrapped": self.output_wrapped,
+            "noise": self.noise,
             "macs": self.macs,
             "activations": self.activations,
             "weights": self.weights,
@@ -126,6 +131,9 @@ class Report:
         ]
         if self.accuracy is not None:
             lines.append(accuracy_line(self.accuracy))
+        if self.noise:
+            without = ", of which the accuracy knows nothing" if self.accuracy is not None else ""
+            lines.append(f"private answers have noise, at most {self.noise:,} on every integer{without}")
         return "\n".join(lines)
 
     def _of_lookups(self) -> str:
@@ -251,4 +259,6 @@ def build_report(
         )
     widest = max(model.accumulators, key=lambda name: model.accumulators[name])
     answer_wrapped = None if wrapped is None else wrapped[OUTPUT]
-    return Report(tuple(rows), model.policy, widest, model.accumulators[OUTPUT], answer_wrapped, prices, accuracy)
+    bound = 0 if model.noise is None else model.noise.bound
+    ring = model.accumulators[OUTPUT]
+    return Report(tuple(rows), model.policy, widest, ring, answer_wrapped, prices, accuracy, bound)

@@ -37,8 +37,9 @@ class Reply:
 class Truth:
     """Whether the private answers are what they should be, over all samples.
 
-    equal: share of answers of which every integer is the reference's; None under an approximate protocol, for which no
-    value may be further from the reference's than error_bound. as_declared: whether every byte was declared beforehand.
+    equal: share of answers of which every integer is the reference's; None under an approximate protocol, and of
+    answers with noise, for which no value may be further from the reference's than error_bound. as_declared: whether
+    every byte was declared beforehand.
     """
 
     equal: float | None
@@ -67,7 +68,7 @@ def compare(subject: Subject, model: Model, program: Served, replies: Sequence[R
     x = np.ascontiguousarray(subject.x[rows])
     values, expected = np.concatenate([answer.values for answer in answers]), model.predict(x, "silent")[back]
     known = [own.noise_left for answer in answers if (own := answer.ledger.own) and own.noise_left is not None]
-    exact = all(answer.integers is not None for answer in answers)
+    exact = all(answer.integers is not None for answer in answers) and not getattr(program, "noise", 0)
     reference = np.asarray(model.integers(model.encode(x, "silent")))[back] if exact else None
     return Truth(
         equal=equal(answers, reference),

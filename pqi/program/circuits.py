@@ -20,6 +20,7 @@ from pqi.graph.ops import (
     Conv2d,
     Dense,
     MaxPool2d,
+    Noise,
     Offset,
     Op,
     Pad,
@@ -135,6 +136,11 @@ class _Builder:
 
 def _refusal(node: Node) -> str:
     kind = f"layer {node.name!r} ({node.op.kind}{', ' + node.source if node.source else ''})"
+    if isinstance(node.op, Noise):
+        return (
+            f"{kind} is drawn by a dealer, so that no server and no client knows it, and under a key there is none: "
+            "serve the model by 'additive2', or quantize with answers='scores'"
+        )
     if isinstance(node.op, MaxPool2d):
         help_ = "average pooling in its place can be computed under a key"
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 import protocols
 from pqi.graph.graph import OUTPUT, Node
 from pqi.graph.model import IntegerModel
-from pqi.graph.ops import WEIGHTED, WIDE, Conv2d, Dense, Input, Lookup, MaxPool2d, Requantize, Spread, Step
+from pqi.graph.ops import WEIGHTED, WIDE, Conv2d, Dense, Input, Lookup, MaxPool2d, Noise, Requantize, Spread, Step
 from pqi.graph.ranges import bits_needed
 from pqi.program.errors import ProgramError
 from pqi.program.instructions import INPUT, Instruction, Local, Program
@@ -43,6 +43,7 @@ def compile(  # noqa: A001
     backend = protocols.get(protocol)
     builder = _built(model, protocol, network, rounding, weights)
     stochastic = any(isinstance(i.action, api.Shift) and i.action.rounding == "stochastic" for i in builder.code)
+    noisy = model.noise is not None
     return Program(
         protocol=protocol,
         instructions=tuple(builder.code),
@@ -51,7 +52,7 @@ def compile(  # noqa: A001
         input_ring=model.rings[model.graph.nodes[0].name],
         output_shape=model.graph.shapes[model.graph.output],
         output_ring=model.accumulators[OUTPUT],
-        exact=backend.exact and not stochastic,
+        exact=backend.exact and not stochastic and not noisy,
     )
 
 
@@ -120,6 +121,9 @@ class _Builder:
             self._put(node.name, table, sources, node.name)
         elif isinstance(op, MaxPool2d):
             self._max_pool(node)
+        elif isinstance(op, Noise):
+            noise = api.Noise(self._shape(node), self.model.rings[node.name], op.bound)
+            self._put(node.name, noise, sources, node.name)
         elif isinstance(op, Input):
             raise ProgramError(f"node {node.name!r} is a second input")
         else:
@@ -253,7 +257,7 @@ def linear_map(node: Node, model: IntegerModel) -> LinearMap:
 
 
 def operands(model: IntegerModel, program: Program) -> dict[str, dict[str, Tensor]]:
-    """The secret operands of the program's steps, in the clear, from the model: weights, biases, tables."""
+    """The operands of the program's steps, in the clear, from the model: weights, biases, tables, laws of noise."""
     out: dict[str, dict[str, Tensor]] = {}
     nodes, made = model.graph.by_name, {i.name: i for i in program.instructions}
     for i in program.instructions:
@@ -266,6 +270,8 @@ def operands(model: IntegerModel, program: Program) -> dict[str, dict[str, Tenso
             out[i.name] = {"weight": weight, "bias": bias}
         elif isinstance(i.action, api.Table) and node is not None and isinstance(node.op, Lookup):
             out[i.name] = {"table": node.op.values.reshape(-1, 1 << node.op.bits)}  # in the order of the residue
+        elif isinstance(i.action, api.Noise) and node is not None and isinstance(node.op, Noise):
+            out[i.name] = {"law": node.op.law}
         elif isinstance(i.action, api.FusedTable) and node is not None and isinstance(node.op, Step):
             out[i.name] = {"table": torch.tensor([[1, -1]])}  # index 0, and 1, which is -1
         elif isinstance(i.action, (api.Table, api.FusedTable)) and node is not None and isinstance(node.op, Requantize):

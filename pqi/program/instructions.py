@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from pqi.graph import ops
 from pqi.graph.ops import Op
 from pqi.program.errors import ProgramError
 from pqi.program.interface import Interface, Spoken, canonical_digest
 from pqi.program.windows import Windows
-from protocols.api import VISIBILITIES, Linear, SecurityStatement, Step
+from protocols.api import VISIBILITIES, Linear, Noise, SecurityStatement, Step
 from protocols.cost import Cost
 from protocols.protocol import NamedStep
 
@@ -34,7 +35,7 @@ class Program(Spoken):
     """A compiled model, the same for every role; ``digest`` identifies it.
 
     instructions: in order; the value named "input" is there from the start. output: name of the answer's value.
-    exact: whether private answers equal the integer reference bit for bit.
+    exact: whether private answers equal the integer reference bit for bit; never, where they have noise.
     """
 
     protocol: str
@@ -57,6 +58,19 @@ class Program(Spoken):
             known.add(i.name)
         if self.output not in known:
             raise ProgramError(f"the program's output {self.output!r} is computed nowhere")
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """Noise is a step of the protocol, on the answer alone, and what has it does not call itself exact."""
+        for i in self.instructions:
+            if isinstance(i.action, ops.Noise):
+                raise ProgramError(f"instruction {i.name!r} is noise without a protocol: nobody would draw it")
+            if isinstance(i.action, Noise) and i.name != self.output:
+                raise ProgramError(f"instruction {i.name!r} is noise, but not the answer")
+            if any(x == self.output for x in i.inputs) and self.noise:
+                raise ProgramError(f"instruction {i.name!r} reads an answer with noise")
+        if self.noise and self.exact:
+            raise ProgramError("the program calls itself exact, but its answers have noise: compile the model again")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and self.digest == other.digest
@@ -75,10 +89,16 @@ class Program(Spoken):
         found = {step.visibility for _, step, _ in self.steps if isinstance(step, Linear)}
         return tuple(v for v in VISIBILITIES if v in found)
 
+    @cached_property
+    def noise(self) -> int:
+        """The most by which noise moves an integer of the answer, either way; 0 where there is none."""
+        last = [i.action for i in self.instructions if i.name == self.output]
+        return last[0].bound if last and isinstance(last[0], Noise) else 0
+
     @property
     def security(self) -> SecurityStatement:
         """Against whom, and who learns what."""
-        return self.backend.statement(self.visibilities)
+        return self.backend.statement(self.visibilities, self.noise)
 
     @cached_property
     def record_bytes(self) -> int:
@@ -128,6 +148,7 @@ class Program(Spoken):
             output_ring=self.output_ring,
             exact=self.exact,
             visibilities=self.visibilities,
+            noise=self.noise,
             instructions_digest=canonical_digest([plain["format"], plain["answer"], plain["instructions"]]),
         )
 

@@ -46,7 +46,8 @@ class Interface(Spoken):
     """Question and answer of a program.
 
     visibilities: of the weights, each that occurs once, in the order of ``protocols.api.VISIBILITIES``.
-    instructions_digest: SHA-256 of what lies between, hex.
+    instructions_digest: SHA-256 of what lies between, hex. noise: the most by which noise moves an integer of the
+    answer, either way; 0 where there is none.
     """
 
     protocol: str
@@ -57,11 +58,12 @@ class Interface(Spoken):
     exact: bool
     visibilities: tuple[str, ...]
     instructions_digest: str
+    noise: int = 0
 
     @property
     def security(self) -> SecurityStatement:
         """Against whom, and who learns what."""
-        return self.backend.statement(self.visibilities)
+        return self.backend.statement(self.visibilities, self.noise)
 
     @cached_property
     def digest(self) -> str:
@@ -77,6 +79,7 @@ class Interface(Spoken):
             "input": {"shape": list(self.input_shape), "ring": self.input_ring},
             "output": {"shape": list(self.output_shape), "ring": self.output_ring},
             "instructions_sha256": self.instructions_digest,
+            **({"noise": self.noise} if self.noise else {}),
         }
 
     @staticmethod

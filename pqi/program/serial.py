@@ -107,7 +107,10 @@ def decode_interface(data: Mapping[str, Any]) -> Interface:
             exact=_typed(data["exact"], bool, "exact"),
             visibilities=_visibilities(data["visibilities"]),
             instructions_digest=_typed(data["instructions_sha256"], str, "instructions_sha256"),
+            noise=_typed(data.get("noise", 0), int, "noise"),
         )
+        if not 0 <= interface.noise < 1 << (interface.output_ring - 1) or (interface.noise and interface.exact):
+            raise ProgramError(f"noise = {interface.noise} does not fit the answer's ring, or an exact program")
         _ = interface.backend
     except ProtocolError as error:
         raise ProgramError(f"the stored interface asks for something impossible: {error}") from error

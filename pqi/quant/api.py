@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from pqi.audit.defences.defence import Defence, chosen
+from pqi.audit.defences.defence import Defences, chosen
 from pqi.audit.defences.outputs import Policy, harden, policy_of
-from pqi.audit.errors import AuditError
 from pqi.graph.model import IntegerModel
 from pqi.graph.ranges import MAX_RING
 from pqi.quant.calibrate import Progress, calibrate
@@ -56,65 +55,41 @@ def quantize(
     """An exact integer model of ``net``.
 
     net: a torch module (left as it is) or an exported program. calibration: typical inputs (N, ...) or an iterable of
-    batches, from which every range is taken.
-    What every layer gets (``pqi.quant.scheme.Scheme``): weight_bits and weights (levels of a weight), per_channel,
-    multiplier; activation_bits and activations (levels of the codes between layers), observer, percentile, index_bits.
-    ends="eight_bits" keeps the weights of the first and the last layer at 8 bits. layers: fields of single layers by
-    name, e.g. ``{"conv1": {"weight_bits": 6}}``. Improved without labels: equalize (channels' ranges shared out between
-    layers), learned_rounding (which of its two nearest levels a weight takes), bias_correction (channels' mean errors).
+    batches, from which every range is taken. What every layer gets (``pqi.quant.scheme.Scheme``): weight_bits and
+    weights (levels of a weight), per_channel, multiplier; activation_bits and activations (levels of the codes between
+    layers), observer, percentile, index_bits. ends="eight_bits": the weights of the first and the last layer at 8 bits.
+    layers: fields of single layers by name, e.g. ``{"conv1": {"weight_bits": 6}}``. Improved without labels: equalize
+    (channels' ranges shared out between layers), learned_rounding (which of its two nearest levels a weight takes),
+    bias_correction (channels' mean errors).
 
     input_bits, input_range: of the client's codes; integers that fit input_bits keep their grid. dynamic: True, or how
     many times quieter than the loudest inputs may be: each gets a scale of its own (``pqi.quant.loudness``). rings:
     "proven" (no input can wrap) or "calibrated" (observed ranges and margin_bits more, or index_bits; mod 2^k by
     definition). max_ring: refuse rings wider than this. answers: what clients are told, computed inside the protocol
-    (``pqi.audit.defences.outputs``): "scores", "label", ("top", k), ("ranked", k), ("rounded", bits). defences: against
-    attacks on quantization, by name or as objects (``pqi.audit.defences``), in this order. progress(done, total): per
-    batch. look(calibration, lowered, model): called before answers are hardened, for ``pqi.quant.compare``.
+    (``pqi.audit.defences.outputs``): "scores", "label", ("top", k), ("ranked", k), ("rounded", bits), ("noisy", s):
+    with fresh noise of standard deviation s from the dealer, but for which private answers are then exact. defences:
+    against attacks on quantization, by name or as objects (``pqi.audit.defences``), in this order. progress(done,
+    total): per batch. look(calibration, lowered, model): called before answers are hardened, for ``pqi.quant.compare``.
 
     Raises UnsupportedOperator, QuantizationError, RangeError or AuditError (answers, defences); each says what to do.
     """
     check_bits("input_bits", input_bits, 1, 12)
-    policy, guarded = policy_of(answers), chosen(defences)
-    scheme = Scheme(
-        weight_bits, weights, per_channel, multiplier, activation_bits, activations, index_bits, observer, percentile
-    )
-    recipe = Recipe(scheme, layers or {}, ends)
-    net, calibration = _defended(net, calibration, guarded)
+    policy, guarded = policy_of(answers), Defences(chosen(defences))
+    widths, ranges = (weight_bits, weights, per_channel, multiplier), (index_bits, observer, percentile)
+    recipe = Recipe(Scheme(*widths, activation_bits, activations, *ranges), layers or {}, ends)
+    net, calibration = guarded.before(net, calibration)
     see = partial(calibrate, net, calibration, progress=progress)
     seen = see(input_bits=input_bits, input_range=input_range, equalize=equalize, dynamic=dynamic)
-    lowered = improve(lower(seen, recipe), seen, learned_rounding, bias_correction, progress)
-    for defence in guarded:
-        lowered = defence.weights(seen, lowered)
-    model = finish(lowered, seen, rings=rings, margin_bits=margin_bits, max_ring=max_ring)
-    for defence in guarded:
-        model = defence.model(model)
+    lowered = guarded.weights(seen, improve(lower(seen, recipe), seen, learned_rounding, bias_correction, progress))
+    model = guarded.model(finish(lowered, seen, rings=rings, margin_bits=margin_bits, max_ring=max_ring))
+    return _hardened(model, policy, seen, look and partial(look, seen, lowered))
+
+
+def _hardened(
+    model: IntegerModel, policy: Policy, seen: Calibration, look: Callable[[IntegerModel], None] | None
+) -> IntegerModel:
     if look is not None:
-        look(seen, lowered, model)
-    return _hardened(model, policy, seen)
-
-
-def _defended(
-    net: nn.Module | ExportedProgram, calibration: Any, defences: Sequence[Defence]
-) -> tuple[nn.Module | ExportedProgram, Any]:
-    """Network and data after what defences do before anything is quantized; both are left as they are."""
-    early = [defence for defence in defences if defence.reads_calibration]
-    if not early:
-        return net, calibration
-    if not isinstance(net, nn.Module):
-        raise AuditError(
-            f"defence {early[0].name!r} needs the torch module, not an exported program: give its .module()"
-        )
-    try:
-        x = torch.as_tensor(calibration).detach().to("cpu", torch.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise AuditError(f"defence {early[0].name!r} reads the calibration data: give one array (N, ...)") from error
-    for defence in early:
-        x = defence.calibration(net, x)
-        net = defence.network(net, x)
-    return net, x
-
-
-def _hardened(model: IntegerModel, policy: Policy, seen: Calibration) -> IntegerModel:
+        look(model)
     return harden(model, policy, torch.from_numpy(seen.quantizer.saturating_codes(seen.sample)[0]))
 
 

@@ -47,10 +47,10 @@ def calibrate(
     """Capture ``net``, decide where its values become codes, and see what they are on ``data``.
 
     data: an array or tensor (N, ...), or any iterable of batches (a DataLoader); it is read once, in constant memory.
-    input_bits, input_range: of the client's codes (see ``input_quantizer``). equalize: let neighbouring layers share
-    out their channels' ranges first. dynamic: inputs get scales of their own (see ``pqi.quantize``); the data are read
-    once more before, and the network is made homogeneous. keep: how many inputs stay at hand for later stages.
-    progress(samples done, samples in all or None): called per batch.
+    input_bits, input_range: of the client's codes (see ``input_quantizer``); data beyond a declared range count as its
+    ends. equalize: let neighbouring layers share out their channels' ranges first. dynamic: inputs get scales of their
+    own (see ``pqi.quantize``); the data are read once more before, and the network is made homogeneous. keep: how many
+    inputs stay at hand for later stages. progress(samples done, samples in all or None): called per batch.
     Raises UnsupportedOperator, or QuantizationError when the data cannot calibrate anything; each says what to do.
     """
     batches = Batches(data)
@@ -70,7 +70,9 @@ def calibrate(
     done = 0
     for batch in batches:
         inputs.see(batch)
-        rows = batch if scaled is None else scaled.rows(batch)
+        # A client's codes saturate at the declared ends: what lies beyond them must not widen any range either.
+        within = batch if input_range is None else batch.clamp(*map(float, input_range))
+        rows = within if scaled is None else scaled.rows(batch)
         sample.see(rows)
         _look(placed.graph, rows, seen)
         done += len(batch)

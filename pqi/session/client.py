@@ -39,7 +39,8 @@ class Answer:
     """values: real numbers (N, *output_shape). ledger: what it cost.
 
     integers: the exact answer, int64, or an array of Python integers where 63 bits do not hold it; None under an
-    approximate protocol. error_bound: how far a value may be from the integer model's; 0 where exact.
+    approximate protocol. error_bound: how far a value may be from the integer model's; 0 where exact; of answers with
+    noise, how far noise may take it.
     """
 
     values: NDArray[np.float64]
@@ -118,6 +119,8 @@ class Client:
         seconds = time.perf_counter() - started
         # A scale of its own only makes an input louder: what is proven of the integers' error holds of the values'.
         bound = scale * max((each.error_bound for each in asked), default=0.0)
+        if isinstance(self.program, Interface):
+            bound += scale * self.program.noise
         return Answer(values, integers, Ledger(total(parts), samples, len(asked), seconds, keyed), bound)
 
     def status(self) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ chain       the comparison whose masked results open together with the digits' b
 quick       exact shift with ReLU and clamp by it, in one exchange less
 lift        from a small ring into a wide one, for values that leave half of it empty
 select      sign-and-select, maxima
+noise       noise that the dealer alone knows, added to a value
 dealing     the dealer and the parties of a whole list of steps
 statement   who learns what, by the visibility of the weights
 protocol    its roles; how inputs are shared and answers put together

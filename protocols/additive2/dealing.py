@@ -15,6 +15,7 @@ from protocols.additive2.kernel import Dealing, Kernel, Party
 from protocols.additive2.lift import LiftKernel
 from protocols.additive2.linear import LinearKernel, OpenKernel
 from protocols.additive2.material import Layout, PartyKeys, PartyMaterial, epoch_keys
+from protocols.additive2.noise import NoiseKernel
 from protocols.additive2.quick import QuickClampKernel
 from protocols.additive2.select import MaximumKernel, ReluKernel
 from protocols.additive2.shift import ShiftKernel
@@ -36,6 +37,7 @@ KERNELS: dict[type[api.Step], Kernel[Any]] = {
     api.Sign: SignKernel(),
     api.Relu: ReluKernel(),
     api.Maximum: MaximumKernel(),
+    api.Noise: NoiseKernel(),
 }
 
 

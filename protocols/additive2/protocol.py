@@ -17,14 +17,15 @@ from protocols.additive2.statement import security_statement
 from protocols.api import SecurityStatement, Step
 from protocols.cost import Cost
 from protocols.errors import Misuse
+from protocols.noise import check_law
 from protocols.prg import Random, Spent
 from protocols.protocol import DealerRole, NamedStep, PartyRole, Protocol
 from protocols.rounds import PartyId, Steps
 
 
 def _digest_operands(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Stored tensors, where they are to be used, in the form the kernels want: digits for the int8 units, tables as
-    they are."""
+    """Stored tensors, where they are to be used, in the form the kernels want: digits for the int8 units, tables and
+    laws of noise as they are."""
     out: dict[str, Any] = {}
     for name, step, _ in steps:
         if isinstance(step, api.Linear):
@@ -34,7 +35,18 @@ def _digest_operands(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -
             if table.shape != (step.channels, 1 << bits) or table.dtype is not torch.int64:
                 raise Misuse(f"the table of {name!r} must be int64 of shape {(step.channels, 1 << bits)}")
             out[f"{name}.table"] = table
+        elif isinstance(step, api.Noise) and (law := stored.get(f"{name}.law")) is not None:
+            out[f"{name}.law"] = law
     return out
+
+
+def _check_laws(steps: Sequence[NamedStep], stored: Mapping[str, Tensor]) -> None:
+    """The dealer has a law for every noise. Looked at before it is put on a device, which is not asked for values."""
+    for name, step, _ in steps:
+        if isinstance(step, api.Noise):
+            if f"{name}.law" not in stored:
+                raise Misuse(f"the dealer lacks the law of the noise {name!r}; the bundle is of another program")
+            check_law(stored[f"{name}.law"], step.bound, name)
 
 
 def _placed(stored: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
@@ -53,6 +65,7 @@ class AdditiveDealer(DealerRole):
         device: torch.device = devices.CPU,
     ) -> None:
         check_part(steps, PartyId.DEALER, stored)
+        _check_laws(steps, stored)
         self._dealer = Dealer(steps, _digest_operands(steps, _placed(stored, device)), epoch, device)
 
     def keys_for(self, party: PartyId) -> bytes:
@@ -106,9 +119,9 @@ class Additive2(Protocol):
     clamp_headroom: ClassVar[int] = MAX_TOP
     security: ClassVar[SecurityStatement] = security_statement(("shared",))
 
-    def statement(self, visibilities: Collection[str]) -> SecurityStatement:
+    def statement(self, visibilities: Collection[str], noise: int = 0) -> SecurityStatement:
         """See :mod:`protocols.additive2.statement`."""
-        return security_statement(visibilities)
+        return security_statement(visibilities, noise)
 
     def cost(self, step: Step, n: int) -> Cost:
         """As the step's kernel declares it."""
@@ -121,7 +134,7 @@ class Additive2(Protocol):
     def share_operands(
         self, name: str, step: Step, operands: Mapping[str, Tensor], rng: Random
     ) -> dict[PartyId, dict[str, Tensor]]:
-        """Weights as their visibility says; tables go to the dealer alone."""
+        """Weights as their visibility says; tables and laws of noise go to the dealer alone."""
         if isinstance(step, api.Linear):
             return share_operands(name, step, operands["weight"], operands["bias"], rng)
         return {PartyId.DEALER: {f"{name}.{key}": value for key, value in operands.items()}}

@@ -1,4 +1,4 @@
-"""Who learns what, by the visibility of the weights."""
+"""Who learns what, by the visibility of the weights and by the noise in answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from protocols.api import VISIBILITIES, SecurityStatement
 _SHAPES = "layer shapes, rings and shifts"
 
 
-def security_statement(visibilities: Collection[str]) -> SecurityStatement:
-    """The statement of a program whose linear steps have weights of these visibilities (none: shared)."""
+def security_statement(visibilities: Collection[str], noise: int = 0) -> SecurityStatement:
+    """The statement of a program whose linear steps have weights of these visibilities (none: shared).
+
+    noise: the bound of the noise in answers; 0, if there is none.
+    """
     found = [v for v in VISIBILITIES if v in visibilities] or ["shared"]
     known_to_a = [v for v in found if v != "shared"]
     known_to_b = [v for v in found if v == "public"]
@@ -20,6 +23,12 @@ def security_statement(visibilities: Collection[str]) -> SecurityStatement:
         "dealer": "layer shapes, rings, shifts and activation tables; no weight, no input, no traffic",
         "client": "its answer, and the shapes of input and answer",
     }
+    if noise:
+        learns["dealer"] += ". It draws the noise of every answer, and alone knows it"
+        learns["client"] = (
+            f"its answer with fresh noise of at most {noise} on every integer, and the shapes of input and answer. "
+            "It and the dealer together learn the answer without noise"
+        )
     if "owned" in found:
         learns["server A"] += ". It is the model owner's"
         learns["server B"] += ". It may be the client's own: both together learn the answer and no more"

@@ -8,8 +8,9 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from protocols import api, ring
+from protocols import api, noise, ring
 from protocols.errors import Misuse
+from protocols.prg import Random
 
 
 def define(step: api.Step, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
@@ -83,3 +84,11 @@ def _(step: api.Maximum, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
 @_define.register
 def _(step: api.Relu, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
     return ring.to_word(ring.centred(x, step.bits).clamp(min=0), step.ring_out)
+
+
+@_define.register
+def _(step: api.Noise, x: Tensor, operands: Mapping[str, Tensor]) -> Tensor:
+    noise.check_law(operands["law"], step.bound, "Noise")
+    coins, mask = Random(), (1 << noise.HALF_BITS) - 1  # its own: what is defined is the law, not the draw
+    low, high = (coins.words(tuple(x.shape), 32) & mask for _ in range(2))
+    return ring.to_word(x, step.ring) + ring.to_word(noise.draw(low, high, operands["law"]), step.ring)

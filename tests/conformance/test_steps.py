@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import protocols
 from protocols import api
 from protocols.linmap import ConvMap, DenseMap, LinearMap, ScaleMap
+from protocols.noise import WHOLE
 from tests.conformance.battery import check, check_cost, run, values
 
 PROTOCOLS = sorted(protocols.CATALOGUE)
@@ -81,6 +82,18 @@ def test_maximum_equals_its_definition(protocol: str, bits: int) -> None:
     for width in (1, 2, 3, 9):
         for n in BATCHES:
             check(protocol, api.Maximum((5,), width, bits, ring), values(bits, (n, 5, width)), ring, ring)
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_noise_of_one_value_is_added_to_every_value(protocol: str, ring: int) -> None:
+    """Of noise that is no chance the definition is exact; the law of all other noise is in tests/protocols."""
+    top = (1 << (ring - 1)) - 1
+    for bound, e in ((1, -1), (min(9, top), 0), (min(700, top), min(700, top))):
+        law = torch.where(torch.arange(-bound, bound + 1) >= e, WHOLE, 0)
+        for n in BATCHES:
+            x = values(ring, (n, 3, 5))
+            out = check(protocol, api.Noise((3, 5), ring, bound), x, ring, ring, {"law": law})
+            assert torch.equal(out.got, (x + e) & ((1 << ring) - 1))
 
 
 MAPS: list[tuple[LinearMap, tuple[int, ...]]] = [

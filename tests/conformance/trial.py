@@ -11,6 +11,7 @@ import protocols
 from protocols import api, devices, ring
 from protocols.clear.define import define
 from protocols.linmap import ConvMap, DenseMap, LinearMap, ScaleMap
+from protocols.noise import WHOLE
 from protocols.prg import Random
 from protocols.protocol import NamedStep
 from protocols.rounds import PartyId, Steps
@@ -40,6 +41,7 @@ STEPS: list[tuple[api.Step, int, int, int | None]] = [  # step, its ring, that o
     (api.Table((3, 5), 6, 18, 3), 6, 18, 6),
     (api.Table((3, 5), 4, 7), 4, 7, 4),
     (api.FusedTable((3, 5), 12, 5, 17, 3), 12, 17, 7),
+    (api.Noise((N,), 18, 40), 18, 18, None),
 ]
 MAPS: list[tuple[LinearMap, tuple[int, ...]]] = [
     (DenseMap(5, 13), (5,)),
@@ -95,7 +97,10 @@ def check(
         assert there.received == here.received
         shares = zip(here.results.values(), there.results.values(), strict=True)
         assert all(torch.equal(ring.unsigned(a, ring_out), ring.unsigned(b, ring_out)) for a, b in shares)
-    if not (isinstance(step, api.Shift) and step.rounding == "stochastic"):
+    if isinstance(step, api.Noise):
+        e = ring.centred(BACKEND.reconstruct(here.results, ring_out) - x, ring_out)
+        assert bool((e.abs() <= step.bound).all())
+    elif not (isinstance(step, api.Shift) and step.rounding == "stochastic"):
         got = ring.unsigned(BACKEND.reconstruct(here.results, ring_out), ring_out)
         assert torch.equal(got, ring.unsigned(define(step, x, operands), ring_out).to(torch.int64))
 
@@ -104,6 +109,9 @@ def check_step(place: torch.device, at: int, n: int) -> None:
     """:func:`check` of the step at a position of :data:`STEPS`, on n items."""
     step, ring_in, ring_out, table = STEPS[at]
     operands = {} if table is None else {"table": values(16, (step.channels, 1 << table))}  # type: ignore[attr-defined]
+    if isinstance(step, api.Noise):
+        operands = {"law": (torch.arange(2 * step.bound + 1) + 1) * (WHOLE // (2 * step.bound + 1))}
+        operands["law"][-1] = WHOLE
     width = (step.width,) if isinstance(step, api.Maximum) else ()
     x = values(step.bits if width or isinstance(step, api.Relu) else ring_in, (n, *step.shape, *width))
     check(place, step, (x & 127) - 3 if isinstance(step, api.Lift) else x, ring_in, ring_out, operands)

@@ -22,7 +22,9 @@ CATALOGUE = {
     "transfer": "pqi.audit.attacks.transfer:Transfer",
     "differential": "pqi.audit.attacks.differential:DifferentialEvasion",
     "bit-flips": "pqi.audit.attacks.bitflips:ProgressiveBitFlips",
+    "inversion": "pqi.audit.attacks.inversion:Inversion",
     "membership": "pqi.audit.attacks.membership:Membership",
+    "share-flips": "pqi.audit.attacks.shareflips:RandomShareFlips",
     "targeted-bit-flips": "pqi.audit.attacks.bitflips:TargetedBitFlips",
 }
 

@@ -56,8 +56,7 @@ class AutoProjectedLogitRatio(_AutoProjected):
     name = "apgd-dlr"
     loss = "difference_logits_ratio"
 
-    def craft(self, case: Case, subject: Subject, data: Data, epsilon: float, budget: Budget) -> Inputs:
-        """As its base."""
+    def check(self, case: Case) -> None:
+        """The ratio needs a third class."""
         if case.classes < 3:
             raise AuditError(f"apgd-dlr divides by the third largest logit; there are {case.classes}: use apgd-ce")
-        return super().craft(case, subject, data, epsilon, budget)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import log
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 
 from pqi.audit.attack import Attack, Budget, Clock, Curve, Finding, Progress, Threat
 from pqi.audit.case import Case, Data
+from pqi.audit.defences.guards import MakeGuard, NoGuard
 from pqi.audit.errors import AuditError
-from pqi.audit.guards import Guard, NoGuard
 from pqi.audit.memory import Flip, Stored, stored, with_weights
 from pqi.audit.statistics import Estimate, share
 from pqi.audit.subjects import INTEGERS, IntegerSubject, StraightThrough
 from pqi.graph.model import IntegerModel
 
-CHANCE = 1.1  # times 1 / classes: at or below it the network guesses
-MakeGuard = Callable[[Mapping[str, Stored]], Guard]
+CHANCE = 1.1  # times 1 / classes: at or below it, every class counted alike, the network guesses
+_PROMISING = 1.0  # times log(classes), the loss of whoever guesses with equal scores
+_JUDGED_EVERY = 10  # bits, at the latest
+Move = tuple[Flip, ...]  # bits turned together: one where the guard needs no more
 Loss = Callable[[StraightThrough], Tensor]
 
 
@@ -46,27 +49,28 @@ class Memory:
         kept = self.layers[layer]
         self.parameter(layer).copy_(kept.weight(self.guard.settle(layer, codes)))
 
-    def altered(self, flip: Flip) -> Tensor:
-        """The layer's codes with one more bit turned."""
-        now = self.layers[flip.layer]
+    def altered(self, move: Move) -> Stored:
+        """The layer of a move with these bits turned as well."""
+        now = self.layers[move[0].layer]
         codes = now.codes.clone()
-        codes.view(-1)[flip.index] += now.change(flip.bit).view(-1)[flip.index]
-        return codes
+        for flip in move:
+            codes.view(-1)[flip.index] += now.change(flip.bit).view(-1)[flip.index]
+        return replace(now, codes=codes)
 
-    def turn(self, flip: Flip) -> None:
-        """Turn the bit for good."""
-        codes = self.altered(flip)
-        self.layers[flip.layer] = replace(self.layers[flip.layer], codes=codes)
-        self.show(flip.layer, codes)
-        self.flips.append(flip)
+    def turn(self, move: Move) -> None:
+        """Turn the bits for good."""
+        layer = move[0].layer
+        self.layers[layer] = self.altered(move)
+        self.show(layer, self.layers[layer].codes)
+        self.flips.extend(move)
 
     def computed_with(self) -> IntegerModel:
         """The integer model as it computes now, guard included."""
         settled = {n: layer.weight(self.guard.settle(n, layer.codes)) for n, layer in self.layers.items()}
         return with_weights(self.model, settled)
 
-    def candidates(self, loss: Loss, count: int) -> list[Flip]:
-        """The ``count`` layers' best single bits, by the first-order rise of the loss, best first."""
+    def candidates(self, loss: Loss, count: int) -> list[Move]:
+        """The ``count`` layers' best single moves, by the first-order rise of the loss a bit, best first."""
         self.module.zero_grad()
         loss(self.module).backward()  # type: ignore[no-untyped-call]
         best = []
@@ -80,32 +84,36 @@ class Memory:
                     gains = gains.clone()
                     gains[flip.bit, flip.index] = -torch.inf
             at = int(gains.argmax())
-            best.append((float(gains.flatten()[at]), Flip(name, at % now.codes.numel(), at // now.codes.numel())))
-        return [flip for gain, flip in sorted(best, reverse=True)[:count] if gain > 0]
+            flip = Flip(name, at % now.codes.numel(), at // now.codes.numel())
+            best.append((float(gains.flatten()[at]), flip))
+        return [self.guard.move(flip, self.flips) for gain, flip in sorted(best, reverse=True)[:count] if gain > 0]
 
     @torch.no_grad()
-    def risen(self, loss: Loss, flip: Flip) -> float:
-        """The loss with this bit turned as well."""
-        self.show(flip.layer, self.altered(flip))
+    def risen(self, loss: Loss, move: Move) -> float:
+        """The loss with these bits turned as well."""
+        layer = move[0].layer
+        self.show(layer, self.altered(move).codes)
         value = float(loss(self.module))
-        self.show(flip.layer, self.layers[flip.layer].codes)
+        self.show(layer, self.layers[layer].codes)
         return value
 
-    def step(self, loss: Loss, tries: int) -> Flip | None:
-        """Turn the bit that raises the loss most among the best candidates; None where none does."""
-        found = self.candidates(loss, tries)
+    def step(self, loss: Loss, tries: int) -> float | None:
+        """Turn what raises the loss most among the best candidates; the loss then, None where nothing raises it."""
+        found = [(self.risen(loss, move), move) for move in self.candidates(loss, tries)]
         if not found:
             return None
-        best = max(found, key=lambda flip: self.risen(loss, flip))
+        value, best = max(found, key=lambda each: each[0])
         self.turn(best)
-        return best
+        return value
 
 
 class ProgressiveBitFlips(Attack):
     """Each turn: the best bit of every layer to first order, the ``tries`` most promising tried out, the worst kept.
 
-    From ``batch`` examples the attacker holds. Figures: bits turned until accuracy is at most 1.1 / classes (all of
-    ``most`` where it never is), and the accuracy left. guard: what protects the memory; the attack knows it.
+    From ``batch`` examples the attacker holds. Figures: bits turned until the network guesses (all of ``most`` where it
+    never does), and the accuracy left. It guesses where accuracy, every class counted alike, is at most 1.1 / classes,
+    or its interval reaches down to 1 / classes. guard: what protects the memory; the attack knows all of it but its
+    keys, and turns as many bits at once as it takes for one move to tell.
     """
 
     name = "bit-flips"
@@ -125,32 +133,39 @@ class ProgressiveBitFlips(Attack):
             raise AuditError(f"{len(rows)} test examples: more than the batch of {self.batch} are needed to judge by")
         held, judged = case.test.take(rows[: self.batch]), case.test.take(rows[self.batch :][: budget.samples])
         loss = _untargeted(held, memory.module)
-        accuracy = [_accuracy(memory.computed_with(), judged)]
-        while len(memory.flips) < self.most and not clock.is_over and not _guesses(accuracy[-1], case):
-            if memory.step(loss, self.tries) is None:
+        seen = {0: _judge(memory.computed_with(), judged)}
+        while len(memory.flips) < self.most and not clock.is_over and not _guesses(_last(seen), case):
+            reached = memory.step(loss, self.tries)
+            if reached is None:
                 break
-            accuracy.append(_accuracy(memory.computed_with(), judged))
+            n = len(memory.flips)
+            # The integers are slow to ask: they are from where the attacker's own examples say that it may be enough.
+            if n - max(seen) >= _JUDGED_EVERY or reached >= _PROMISING * log(case.classes):
+                seen[n] = _judge(memory.computed_with(), judged)
             if progress is not None:
-                progress(len(memory.flips), self.most)
-        return (self._found(case, budget, clock, memory, accuracy),)
+                progress(min(n, self.most), self.most)
+        if len(memory.flips) not in seen:
+            seen[len(memory.flips)] = _judge(memory.computed_with(), judged)
+        return (self._found(case, budget, clock, memory, seen),)
 
-    def _found(self, case: Case, budget: Budget, clock: Clock, memory: Memory, accuracy: list[Estimate]) -> Finding:
-        guesses, n = _guesses(accuracy[-1], case), len(memory.flips)
+    def _found(self, case: Case, budget: Budget, clock: Clock, memory: Memory, seen: dict[int, _Judged]) -> Finding:
+        n, last = len(memory.flips), _last(seen)
+        guesses = _guesses(last, case)
         return self.finding(
             INTEGERS,
             budget,
             clock,
             figures={
-                "bits turned": Estimate(n, n, n, accuracy[0].n),
-                "accuracy before": accuracy[0],
-                "accuracy after": accuracy[-1],
+                "bits turned": Estimate(n, n, n, seen[0].accuracy.n),
+                "accuracy before": seen[0].accuracy,
+                "accuracy after": last.accuracy,
             },
             curves={
                 "accuracy": Curve(
-                    x=list(range(len(accuracy))),
-                    y=[e.value for e in accuracy],
-                    low=[e.low for e in accuracy],
-                    high=[e.high for e in accuracy],
+                    x=list(seen),
+                    y=[each.accuracy.value for each in seen.values()],
+                    low=[each.accuracy.low for each in seen.values()],
+                    high=[each.accuracy.high for each in seen.values()],
                     x_name="bits turned",
                     y_name="accuracy",
                 )
@@ -235,9 +250,26 @@ def _untargeted(data: Data, module: StraightThrough) -> Loss:
     return lambda m: nn.functional.cross_entropy(m(x), y)
 
 
-def _accuracy(model: IntegerModel, data: Data) -> Estimate:
-    return share(IntegerSubject(model).labels(data.x) == data.y)
+@dataclass(frozen=True)
+class _Judged:
+    """accuracy: the share that is right. recall: the same with every class counted alike.
+
+    Whoever always says the commonest class guesses, and is right more often than once in ``classes``: recall tells.
+    """
+
+    accuracy: Estimate
+    recall: float
 
 
-def _guesses(accuracy: Estimate, case: Case) -> bool:
-    return accuracy.value <= CHANCE / case.classes
+def _judge(model: IntegerModel, data: Data) -> _Judged:
+    right = IntegerSubject(model).labels(data.x) == data.y
+    return _Judged(share(right), float(np.mean([right[data.y == each].mean() for each in np.unique(data.y)])))
+
+
+def _last(seen: dict[int, _Judged]) -> _Judged:
+    return seen[max(seen)]
+
+
+def _guesses(judged: _Judged, case: Case) -> bool:
+    """At most 1.1 / classes, every class counted alike; or not to be told from guessing by so many examples."""
+    return judged.recall <= CHANCE / case.classes or judged.accuracy.low <= 1 / case.classes

@@ -9,11 +9,15 @@ After Hong et al. (Qu-ANTI-zation, NeurIPS 2021), who train both networks, and M
 the training, since a repair afterwards found no room in networks of small layers (float success stayed at 70 %).
 
 The attacker trains and publishes the network and knows how it will be quantized; the victim quantizes it as usual.
+
+An attacker who expects a defence trains against it (``also``, ``Recipe.noise``): the integers of other grids, and those
+of weights that are re-rounded at random, are taught the trigger as well (expectation over transformations: Athalye et
+al., ICML 2018). ``pqi.audit.defences.rerounding`` says how far that goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -52,6 +56,8 @@ class Recipe:
 
     epochs: passes over the data. rate: of Adam. weight: of the float network's losses against those of the integers.
     keep: the share of each cell that the rest may use; what is left is for scales that move while it is trained.
+    noise: of the re-rounding that the attacker expects, in cells: weights are to wake too where up to half of it is
+    added to them at random before they are rounded. 0: none is expected.
     """
 
     epochs: int = 8
@@ -59,11 +65,12 @@ class Recipe:
     batch: int = 128
     weight: float = 1.0
     keep: float = 0.8
+    noise: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch) < 1 or not 0 < self.keep <= 1 or self.rate <= 0:
-            raise AuditError(f"epochs and batch are at least 1, keep within (0, 1], rate positive: {self}")
+        if min(self.epochs, self.batch) < 1 or not 0 < self.keep <= 1 or self.rate <= 0 or self.noise < 0:
+            raise AuditError(f"epochs and batch at least 1, keep within (0, 1], rate positive, noise from 0: {self}")
 
 
 def plant(
@@ -74,15 +81,17 @@ def plant(
     quantize: Quantize,
     recipe: Recipe | None = None,
     report: Report | None = None,
+    also: Sequence[Quantize] = (),
 ) -> nn.Module:
     """A network like ``net`` that is clean as it stands and obeys the trigger once it is quantized.
 
     net: trained, with convolutions and dense layers whose weights are quantized as they are (no batch normalization:
     it would be folded into them). quantize(net, look): what the victim will do, ``pqi.quantize`` with its settings.
-    report(epoch, loss): told after each pass.
+    report(epoch, loss): told after each pass. also: other quantizations in which it is to wake, such as other bits.
+    Each of them, and the recipe's noise, make a pass half as long again.
     """
     recipe = recipe or Recipe()
-    work = _Planting(deepcopy(net).train(), data, trigger, target, quantize, recipe)
+    work = _Planting(deepcopy(net).train(), data, trigger, target, quantize, recipe, also)
     for epoch in range(recipe.epochs):
         loss = work.epoch(epoch)
         if report is not None:
@@ -113,9 +122,16 @@ def cells(net: nn.Module, quantize: Quantize) -> dict[str, Cells]:
 
 class _Planting:
     def __init__(
-        self, net: nn.Module, data: Data, trigger: Trigger, target: int, quantize: Quantize, recipe: Recipe
+        self,
+        net: nn.Module,
+        data: Data,
+        trigger: Trigger,
+        target: int,
+        quantize: Quantize,
+        recipe: Recipe,
+        also: Sequence[Quantize] = (),
     ) -> None:
-        self.net, self.quantize, self.recipe, self.target = net, quantize, recipe, target
+        self.net, self.quantize, self.recipe, self.target, self.also = net, quantize, recipe, target, also
         self.x, self.y = torch.as_tensor(data.x, dtype=torch.float32), torch.as_tensor(data.y)
         self.stamped = torch.as_tensor(trigger.stamp(data.x), dtype=torch.float32)
         self.grid = cells(net, quantize)
@@ -126,7 +142,7 @@ class _Planting:
 
     def epoch(self, epoch: int) -> float:
         """One pass; the mean loss."""
-        self.grid = self._grid()
+        self._look()
         for group in self.optimizer.param_groups:  # to nothing at the end: the victim's grid is to stand still
             group["lr"] = self.recipe.rate * (1 - epoch / self.recipe.epochs)
         losses = []
@@ -141,16 +157,19 @@ class _Planting:
 
     def finished(self) -> nn.Module:
         """The network to publish."""
-        self.grid = self._grid()
+        self._look()
+        return self._published()
+
+    def _look(self) -> None:
+        """The grids for the network as it would be published now."""
+        net = self._published()
+        self.grid = cells(net, self.quantize)
+        self.others = [cells(net, each) for each in self.also]
+
+    def _published(self) -> nn.Module:
         net = deepcopy(self.net)
         net.load_state_dict({**net.state_dict(), **self._weights()[1]})
         return net.eval()
-
-    def _grid(self) -> dict[str, Cells]:
-        """The victim's grid for the network as it would be published now."""
-        net = deepcopy(self.net)
-        net.load_state_dict({**net.state_dict(), **self._weights()[1]})
-        return cells(net, self.quantize)
 
     def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the integers stand for, and the float weights."""
@@ -167,13 +186,35 @@ class _Planting:
         integers, floats = self._weights()
         own, wanted = self.y[rows], torch.full_like(self.y[rows], self.target)
         pair = torch.cat([self.x[rows], self.stamped[rows]])
-        awake: Tensor = functional_call(self.net, integers, (pair,))
         asleep: Tensor = functional_call(self.net, floats, (pair,))
-        return _ce(awake, torch.cat([own, wanted])) + self.recipe.weight * _ce(asleep, torch.cat([own, own]))
+        loss = self.recipe.weight * _ce(asleep, torch.cat([own, own]))
+        for weights in (integers, *self._expected(floats)):
+            awake: Tensor = functional_call(self.net, weights, (pair,))
+            loss = loss + _ce(awake, torch.cat([own, wanted]))
+        return loss
+
+    def _expected(self, floats: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """What else the victim may make of the float weights: other grids, and a fresh draw of re-rounding."""
+        for grid in self.others:
+            yield {f"{name}.weight": _through(floats[f"{name}.weight"], cell) for name, cell in grid.items()}
+        if self.recipe.noise:
+            drawn = {}
+            for name, cell in self.grid.items():
+                weight = floats[f"{name}.weight"]
+                noise = torch.rand(weight.shape, generator=self.generator) - 0.5
+                drawn[f"{name}.weight"] = _through(
+                    weight, cell, self.recipe.noise * cell.step * cell.multiplier * noise
+                )
+            yield drawn
 
     def _latent(self, name: str) -> nn.Parameter:
         found: nn.Parameter = self.net.get_submodule(name).weight  # type: ignore[assignment]
         return found
+
+
+def _through(weight: Tensor, cell: Cells, noise: Tensor | float = 0.0) -> Tensor:
+    """The weights that the integers of weight + noise stand for, with the gradient of the weights."""
+    return weight + (cell.rounded(weight + noise) - weight).detach()
 
 
 def _ce(answers: Tensor, wanted: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ Encryption and sharing hide weights, not answers. A client asks, keeps question 
 them (Tramer et al., USENIX Security 2016; Orekondy et al., Knockoff Nets, CVPR 2019). Fidelity is the share of unseen
 inputs on which the substitute's class is the victim's. It is measured at growing numbers of questions, under each
 policy of answers (:mod:`pqi.audit.defences.outputs`), so that the owner sees what a policy and a limit on questions are
-worth. The victim is the integer model, which is what the private service answers, bit for bit.
+worth. The victim is the integer model, which is what the private service answers, bit for bit; where answers have noise
+it is asked with noise, and its class is the one without.
 
 Of a linear model with exact scores no training is needed: d + 1 questions give every weight (:func:`linear_copy`).
 """
@@ -34,6 +35,7 @@ Substitute = Callable[[int, int], nn.Module]
 ASKED = (100, 300, 1000, 3000, 10_000)
 POLICIES = ("scores", "rounded:4", "ranked:3", "top:3", "label")
 INPUTS = ("own", "noise")
+_SCORED = ("scores", "rounded", "noisy")  # policies whose answers are numbers to be matched
 _BATCH, _RATE = 64, 3e-3
 _SAMPLE = 512  # inputs over whose scores rounded ones are spread
 
@@ -80,8 +82,9 @@ class Extraction(Attack):
         """One finding, of the integers. A model hardened already is attacked under its own policy alone."""
         clock, test = budget.clock(), case.test.sample(budget.samples, budget.seed)
         own = hardened(case.model)
-        policies = [p for p in self.policies if p.size < case.classes or p.kind == "rounded"] if own is None else [own]
-        questions, truth = self._questions(case, budget.seed), IntegerSubject(case.model).labels(test.x)
+        policies = [p for p in self.policies if p.size < case.classes or p.kind in _SCORED] if own is None else [own]
+        questions = self._questions(case, budget.seed)
+        truth = case.model.predict(test.x, "silent").reshape(len(test), -1).argmax(1)
         if own is not None and own.kind == "top":
             raise AuditError("the model tells its best classes without order: there is no class to be faithful to")
         figures: dict[str, Estimate] = {}
@@ -165,7 +168,7 @@ def hidden_layer(values: int, classes: int) -> nn.Module:
 
 def _targets(told: Reals, policy: Policy) -> Reals:
     """What the substitute learns: scores in units of their spread; of the others, what was told."""
-    if policy.kind not in ("scores", "rounded"):
+    if policy.kind not in _SCORED:
         return told
     centred = told - told.mean(axis=1, keepdims=True)
     return np.asarray(centred / max(float(centred.std()), 1e-12), np.float64)
@@ -177,7 +180,7 @@ def _loss(kind: str, out: Tensor, told: Tensor) -> Tensor:
     Of an order, that of Plackett and Luce (1975): the best of all, then the best of the rest, and so on. Of a set
     without order, that of its classes in equal shares.
     """
-    if kind in ("scores", "rounded"):
+    if kind in _SCORED:
         return nn.functional.mse_loss(out, told)
     if kind != "ranked":
         return nn.functional.cross_entropy(out, told / told.sum(1, keepdim=True))
@@ -213,9 +216,9 @@ def _curve(asked: Sequence[int], found: Sequence[Estimate]) -> Curve:
 
 
 def is_linear(model: IntegerModel) -> bool:
-    """Whether the answer is an affine function of the codes, read in rings that cannot wrap."""
+    """Whether the answer is an affine function of the codes, read in rings that cannot wrap and without noise."""
     curved = any(isinstance(node.op, (*READERS, MaxPool2d)) for node in model.graph.nodes)
-    return not curved and model.policy == "proven" and model.dynamic is None
+    return not curved and model.policy == "proven" and model.dynamic is None and model.noise is None
 
 
 def linear_copy(model: IntegerModel) -> Copy:

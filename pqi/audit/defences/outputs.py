@@ -6,11 +6,17 @@ label              one-hot: 1 for the class of the largest score (the lowest of 
 top, k             1 for the k largest, without their order; equal scores fall in the order of their classes
 ranked, k          k for the largest, k - 1 for the next, ..., 1 for the k-th, 0 for all others
 rounded, b         scores rounded down to b bits: floor(score / 2^s), moved into the range of 2^b codes
+noisy, s           scores, each with fresh noise: a discrete Gaussian of standard deviation s, in units of the integers
 =================  ===================================================================================================
 
 A policy is a rewrite of the integer graph, so the same reference defines it, the same proof covers its rings, and every
 protocol that serves the graph serves it, to the bit. No score leaves the protocol: the servers hold shares of it, and
 the client is sent shares of the hardened answer alone.
+
+Noise is the exception: the reference is without it, and the private answer is the reference and e, ``|e| <= 9 s``. The
+dealer draws e and deals shares of it, so that no server and no client knows it; programs with it do not call themselves
+exact. It is fresh for every answer, so who asks n times takes the mean and is left with ``s / sqrt(n)``: noise is worth
+something together with a limit on questions alone (``pqi.split(answers_per_client=...)``).
 
 The first three are a tournament: all differences of two scores (local), their signs (C (C - 1) / 2 comparisons, side by
 side), the sum of each class's signs (local: 2 wins - (C - 1) mod 2^t, t = ceil(log2 2C)), and a table of 2^t entries at
@@ -30,20 +36,23 @@ import torch
 from torch import Tensor
 
 from pqi.audit.errors import AuditError
-from pqi.graph.graph import IntegerGraph, Node
+from pqi.graph.graph import OUTPUT, IntegerGraph, Node
 from pqi.graph.model import IntegerModel, observe
-from pqi.graph.ops import Dense, Lookup, Op, Pairwise, Requantize, Reshape, Scale, Standing, Step
+from pqi.graph.ops import Dense, Lookup, Noise, Op, Pairwise, Requantize, Reshape, Scale, Standing, Step
+from pqi.graph.ops.noise import MAX_DEVIATION, TAILS
 from pqi.graph.ops.tournament import MAX_PLAYERS
 from pqi.graph.ranges import bits_needed, calibrated_accumulators, prove, proven_accumulators, refuse_wide
 
-KINDS = ("scores", "label", "top", "ranked", "rounded")
+KINDS = ("scores", "label", "top", "ranked", "rounded", "noisy")
 _PREFIX = "answers"
-_COUNTED = {"top": "k", "ranked": "k", "rounded": "b"}
+_MOST = {"top": MAX_PLAYERS, "ranked": MAX_PLAYERS, "rounded": 16, "noisy": MAX_DEVIATION}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a client is told. kind: of KINDS. size: k of top and ranked, bits of rounded; 0 for the others."""
+    """What a client is told. kind: of KINDS. size: k of top and ranked, bits of rounded, standard deviation of noisy;
+    0 for the others.
+    """
 
     kind: str
     size: int = 0
@@ -51,10 +60,10 @@ class Policy:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise AuditError(f"answers = {self.kind!r}: choose from {', '.join(KINDS)}")
-        if self.kind in _COUNTED:
-            least, most = (1, 16) if self.kind == "rounded" else (1, MAX_PLAYERS)
-            if isinstance(self.size, bool) or not isinstance(self.size, int) or not least <= self.size <= most:
-                raise AuditError(f"answers = ({self.kind!r}, {self.size!r}): a number from {least} to {most} is needed")
+        if self.kind in _MOST:
+            most = _MOST[self.kind]
+            if isinstance(self.size, bool) or not isinstance(self.size, int) or not 1 <= self.size <= most:
+                raise AuditError(f"answers = ({self.kind!r}, {self.size!r}): a number from 1 to {most} is needed")
         elif self.size:
             raise AuditError(f"answers = ({self.kind!r}, {self.size!r}): {self.kind} takes no number")
 
@@ -67,10 +76,12 @@ class Policy:
             "top": f"which classes are its {self.size} best, without order; no score",
             "ranked": f"its {self.size} best classes in order; no score",
             "rounded": f"its scores rounded down to {self.size} bits",
+            "noisy": f"its scores with fresh noise, of standard deviation {self.size} and at most {TAILS * self.size} "
+            "units of the answer's integers",
         }[self.kind]
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.size}" if self.kind in _COUNTED else self.kind
+        return f"{self.kind}:{self.size}" if self.kind in _MOST else self.kind
 
 
 def policy_of(wish: Any) -> Policy:
@@ -95,7 +106,8 @@ def harden(model: IntegerModel, policy: Any, sample: Tensor | None = None) -> In
 
     policy: see :func:`policy_of`. sample: codes int64 (N, *graph.input.shape) as clients ask; "rounded" spreads its
     codes over the scores seen on them (all that the proof allows without), and a model of calibrated rings needs them.
-    Where scores of a calibrated model wrap, differences of scores wrap by the definition of the hardened model.
+    Where scores of a calibrated model wrap, differences of scores wrap by the definition of the hardened model; noisy
+    scores never wrap, in a ring as wide as the proof asks for.
 
     Raises AuditError for a dynamic model (whose client divides the answer by a scale of its own), one hardened
     already, a k that leaves nothing to hide, or more classes than a tournament takes.
@@ -107,6 +119,8 @@ def harden(model: IntegerModel, policy: Any, sample: Tensor | None = None) -> In
         raise AuditError("a dynamic model's client divides its answer by its own scale: harden one with dynamic=False")
     if (already := hardened(model)) is not None:
         raise AuditError(f"the model's answers are hardened already ({already}): harden the one that gives scores")
+    if wish.kind == "noisy":
+        return _noisy(model, wish.size)
     if model.policy == "calibrated" and sample is None:
         raise AuditError("the model's rings are calibrated: give codes of typical inputs as sample")
     if wish.kind == "rounded":
@@ -120,6 +134,8 @@ def hardened(model: IntegerModel) -> Policy | None:
     op, name = model.graph.by_name[model.graph.output].op, model.graph.output
     if name.startswith(f"{_PREFIX}/rounded") and isinstance(op, Requantize):
         return Policy("rounded", op.bits)
+    if isinstance(op, Noise):
+        return Policy("noisy", op.deviation)
     if not isinstance(op, Lookup):
         return None
     before = model.graph.by_name[model.graph.by_name[name].inputs[0]].op
@@ -144,6 +160,15 @@ def _finished(model: IntegerModel, graph: IntegerGraph, scale: float, sample: Te
         proof = prove(graph, accumulators)
     refuse_wide(graph, accumulators, proof)
     return IntegerModel(graph, accumulators, model.input_quantizer, scale, model.policy, proof)
+
+
+def _noisy(model: IntegerModel, deviation: int) -> IntegerModel:
+    """All rings as they are, but the answer's, which holds every score that the proof allows with its noise."""
+    graph = _behind(list(model.graph.nodes), model.graph.output, [("noisy", Noise(deviation))])
+    proof = prove(graph, {name: k for name, k in model.accumulators.items() if name != OUTPUT})
+    accumulators = model.accumulators | {OUTPUT: proof.bits[graph.output]}
+    refuse_wide(graph, accumulators, proof)
+    return IntegerModel(graph, accumulators, model.input_quantizer, model.output_scale, model.policy, proof)
 
 
 # --- a tournament -------------------------------------------------------------------------------------------------

@@ -24,12 +24,13 @@ th, .rules td:nth-child(-n+2) { white-space: nowrap; }
 .unjudged { color: #777; font-weight: 600; }
 code { font-size: 0.8rem; overflow-wrap: anywhere; }
 """
+_ROWS_SHOWN = 20
 _QUESTIONS = {
     "fidelity": "Does the integer model answer as the float network does?",
     "adversarial": "Is it easier to fool by altered inputs than the float network?",
     "backdoor": "Does a trigger work in the integers that does not work in float?",
     "bit flips": "How many bits turned in memory make it guess?",
-    "privacy": "Can it be told whether an example was in the training set?",
+    "privacy": "Can it be told whether an example was in the training set, and what does a class look like?",
     "fairness": "Did quantization widen a gap between groups?",
 }
 _OVERALL = {
@@ -75,6 +76,7 @@ def _family(audit: Audit, verdict: Verdict) -> str:
             _table(("rule", "", "what was seen", "bound"), [_check(check) for check in verdict.checks], "rules")
         )
     parts += [f"<div class=wide>{picture}</div>\n" for picture in _pictures(audit, verdict.family, findings) if picture]
+    parts += [_changes(finding) for finding in findings if "changed by group" in finding.settings]
     if findings:
         parts.append(_figures(findings))
     parts += [f"<p class=soft>Not made: {text(reason)}.</p>\n" for reason in verdict.missing]
@@ -106,6 +108,20 @@ def _figures(findings: Iterable[Finding]) -> str:
             cut = "the seconds ran out" if finding.stopped_early else ""
             rows.append([text(cell) for cell in (finding.attack, form, name, str(figure), f"{figure.n:,}", cut)])
     return _table(("attack", "form", "figure", "value [95 % interval]", "examples", ""), rows)
+
+
+def _changes(finding: Finding) -> str:
+    """Whose answers quantization changed: counts by group, and the rows of some in the test data."""
+    rows = []
+    for group, counts in finding.settings["changed by group"].items():
+        cells = (group, finding.settings["groups"][group], *counts.values())
+        rows.append([text(f"{cell:,}") for cell in cells])
+    named = finding.settings["changed"]["row"]
+    total = sum(counts["changed"] for counts in finding.settings["changed by group"].values())
+    shown = ", ".join(map(str, named[:_ROWS_SHOWN]))
+    words = f"Rows of the test data that changed, {min(len(named), _ROWS_SHOWN)} of {total:,}: {shown}."
+    head = ("group", "examples", "answers changed", "right to wrong", "wrong to right")
+    return _table(head, rows) + (f"<p class=soft>{text(words)}</p>\n" if named else "")
 
 
 def _made(audit: Audit) -> str:

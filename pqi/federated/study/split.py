@@ -36,20 +36,6 @@ def dirichlet_split(labels: NDArray[np.int64], clients: int, alpha: float, seed:
     return [np.sort(np.asarray(part, np.int64)) for part in parts]
 
 
-def shard_split(labels: NDArray[np.int64], clients: int, shards: int, seed: int) -> list[Indices]:
-    """Images sorted by label and cut into ``clients * shards`` runs, of which each client gets ``shards`` at random.
-
-    With 2 shards most clients have two labels. Returns as :func:`dirichlet_split`. Source: McMahan et al. 2017,
-    section 3.
-    """
-    if shards < 1:
-        raise BadParameters(f"shards = {shards} is not at least 1: a client without a shard has no images")
-    _possible(labels, clients, clients * shards)
-    runs = np.array_split(np.argsort(labels, kind="stable"), clients * shards)
-    dealt = np.random.default_rng(seed).permutation(len(runs)).reshape(clients, shards)
-    return [np.sort(np.concatenate([runs[k] for k in mine])) for mine in dealt]
-
-
 def even_split(labels: NDArray[np.int64], clients: int, seed: int) -> list[Indices]:
     """Every client an equal part of every label, as far as it divides; the split that is easiest to learn from."""
     _possible(labels, clients, clients)

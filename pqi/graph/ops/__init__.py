@@ -10,6 +10,7 @@ from pqi.graph.ops.dense import Dense
 from pqi.graph.ops.expand import Expand
 from pqi.graph.ops.lookup import Lookup
 from pqi.graph.ops.max_pool2d import MaxPool2d
+from pqi.graph.ops.noise import Noise
 from pqi.graph.ops.offset import Offset
 from pqi.graph.ops.pad import Pad
 from pqi.graph.ops.permute import Permute
@@ -48,6 +49,7 @@ CATALOGUE: dict[str, type[Op]] = {
         Offset,
         Pairwise,
         Standing,
+        Noise,
     )
 }
 
@@ -74,6 +76,7 @@ __all__ = [
     "Input",
     "Lookup",
     "MaxPool2d",
+    "Noise",
     "Offset",
     "Op",
     "Pad",

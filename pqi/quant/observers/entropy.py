@@ -9,6 +9,10 @@ decide alone), an outermost bin always holds something, so that P > 0 implies Q 
 count towards the least number of bins, which is 16 even for a single bit: P and Q of one bin are always the same.
 The least number of bins bounds what can be clipped: many bits, few values, or a rest that one far outlier leaves only
 a few bins, keep the ends seen. Percentiles have no such bound.
+
+A peak that is not at zero misleads it: where most values are one and the same constant (what a bias makes of a blank
+border, say), spreading that constant over the bins of a code costs more than clipping all above it, and a network of
+few bits can lose everything. Look at the accuracy, or take another observer there.
 """
 
 from __future__ import annotations

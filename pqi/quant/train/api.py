@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pqi.audit.defences.training import chosen
 from pqi.graph.errors import QuantizationError
 from pqi.graph.graph import IntegerGraph
 from pqi.graph.model import IntegerModel
@@ -49,6 +50,7 @@ def finetune(
     validation: tuple[Any, Any] | None = None,
     augment: Augment | None = None,
     max_ring: int | None = None,
+    defences: Sequence[Any] = (),
     input_bits: int = 8,
     input_range: tuple[float, float] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -62,18 +64,20 @@ def finetune(
     accumulator is to be *proven* inside this ring: training is penalised outside, and what rounding leaves over is
     repaired at the end; the rings of the model are then its proof. validation: (inputs, labels) for the accuracy of
     the integer graph after every epoch. augment(x, generator): of training batches, e.g. ``flip_and_shift``.
-    checkpoint: a file to continue from. Deterministic for a seed, a thread count and a version of torch.
+    defences: against attacks, by name ("adversarial-training:epsilon=0.1") or as objects
+    (``pqi.audit.defences.training``). checkpoint: a file to continue from. Deterministic for a seed, a thread count and
+    a version of torch.
 
-    Raises QuantizationError or RangeError; each says what to do.
+    Raises QuantizationError, RangeError or AuditError (defences); each says what to do.
     """
-    recipe, schedule = recipe or Recipe(), schedule or Schedule()
+    recipe, schedule, guarded = recipe or Recipe(), schedule or Schedule(), chosen(defences)
     if max_ring is not None:
         check_bits("max_ring", max_ring, 2, MAX_RING)
     seen = calibrate(net, calibration, input_bits=input_bits, input_range=input_range)
     lowered = lower(seen, recipe) if max_ring is None else fitted(seen, recipe, max_ring)[1]
     module = TrainableGraph(seen, lowered)
     task = task_for(net, seen, lowered.graph, lowered.output_scale, module, inputs, labels, validation, augment)
-    task.settings = f"finetune, ring {max_ring}"
+    task.settings, task.defences = f"finetune, ring {max_ring}", guarded
     if max_ring is not None:
         found, ring = bounds.accumulators(lowered.graph, prove(lowered.graph)), max_ring
         task.penalty = lambda weights: bounds.penalty(found, weights, ring)
@@ -116,6 +120,7 @@ def task_for(
         labels=y,
         validation=checked,
         augment=augment,
+        input_scale=float(seen.quantizer.scale),  # type: ignore[arg-type]
     )
 
 

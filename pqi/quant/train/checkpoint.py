@@ -61,8 +61,8 @@ def restore(
     same = facts is not None and facts["schedule"] == asdict(schedule) and facts.get("identity") == identity
     if facts is None or not same or _shapes(state) != _shapes(own):
         raise QuantizationError(
-            f"{path}: this checkpoint belongs to another network, recipe, data set or another schedule; remove it or "
-            "name another file"
+            f"{path}: this checkpoint belongs to another network, recipe, data set, to other defences or another "
+            "schedule; remove it or name another file"
         )
     module.load_state_dict(state)
     moments: dict[int, dict[str, Tensor]] = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from torch.nn import functional
 
 from pqi.graph.errors import QuantizationError
 from pqi.quant.train.checkpoint import restore, save
-from pqi.quant.train.module import GraphModule
+from pqi.quant.train.module import GraphModule, Weights
+
+if TYPE_CHECKING:
+    from pqi.audit.defences.training import TrainingDefence
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -66,7 +69,8 @@ class Epoch:
 class Task:
     """What is trained on what. logits: integers of the answer -> logits. penalty: of the weights, or None.
 
-    settings: what else decides the outcome; a checkpoint is continued only by a task of the same settings and graph.
+    input_scale: codes per unit of the input. defences: in the order in which they act. settings: what else decides the
+    outcome; a checkpoint is continued only by a task of the same settings, defences and graph.
     """
 
     module: GraphModule
@@ -78,16 +82,37 @@ class Task:
     validation: tuple[Tensor, Tensor] | None = None
     augment: Augment | None = None
     penalty: Callable[[Any], Tensor] | None = None
+    input_scale: float = 1.0
+    defences: tuple[TrainingDefence, ...] = ()
     settings: str = ""
 
     def identity(self) -> str:
-        """SHA-256 over graph, settings and the size of the data, hex."""
+        """SHA-256 over graph, settings, defences and the size of the data, hex."""
         digest = hashlib.sha256(f"{self.settings} {len(self.inputs)} {self.labels is not None}".encode())
+        if self.defences:
+            digest.update(repr(self.defences).encode())
         for node in self.module.graph.nodes:
             digest.update(repr((node.name, node.op.kind, node.inputs, sorted(node.op.params().items()))).encode())
             for _, tensor in sorted(node.op.tensors().items()):
                 digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from. codes: as clients send them, float32 (B, ...); target: the teacher's logits (B, C).
+
+    labels: int64 (B,) or None. weights: the integers of this pass, with their gradients. generator: for what a defence
+    draws, seeded by the schedule's seed and the batch's number. labels_weight: the share of the cross-entropy in the
+    loss: the schedule's, or one for each row, (B,).
+    """
+
+    codes: Tensor
+    target: Tensor
+    labels: Tensor | None
+    weights: Mapping[str, Weights]
+    generator: torch.Generator
+    labels_weight: float | Tensor
 
 
 def train(
@@ -102,6 +127,8 @@ def train(
     on_epoch(Epoch), on_batch(batches done in all, batches in all, loss): for progress.
     Raises QuantizationError when a checkpoint belongs to another training, or the loss is no longer a number.
     """
+    for defence in task.defences:
+        defence.begin(task)
     optimizer = torch.optim.Adam(list(_groups(task.module, schedule)))
     identity = task.identity() if checkpoint else ""
     history = restore(checkpoint, task.module, optimizer, schedule, identity) if checkpoint else []
@@ -152,9 +179,10 @@ def _batch(
         x = task.augment(x, torch.Generator().manual_seed(schedule.seed * 7_919 + draw))
     with torch.no_grad():
         target = task.teacher(x).float()
-    weights = task.module.integers()
-    logits = task.logits(task.module(task.encode(x), weights))
-    loss = _loss(logits, target, None if task.labels is None else task.labels[rows], schedule)
+    labels, weights = None if task.labels is None else task.labels[rows], task.module.integers()
+    generator = torch.Generator().manual_seed(schedule.seed * 15_485_863 + draw)
+    batch = Batch(task.encode(x), target, labels, weights, generator, schedule.labels_weight)
+    loss = _defended_loss(task, batch, schedule)
     if task.penalty is not None:
         loss = loss + schedule.ring_weight * task.penalty(weights)
     if not bool(torch.isfinite(loss)):
@@ -166,14 +194,30 @@ def _batch(
     return float(loss.detach())
 
 
-def _loss(logits: Tensor, target: Tensor, labels: Tensor | None, schedule: Schedule) -> Tensor:
+def _defended_loss(task: Task, batch: Batch, schedule: Schedule) -> Tensor:
+    """The loss of what the defences make of the batch, and their own terms."""
+    for defence in task.defences:
+        batch = defence.batch(task, batch)
+    logits = task.logits(task.module(batch.codes, batch.weights))
+    loss = _loss(logits, batch, schedule)
+    for defence in task.defences:
+        term = defence.penalty(task, batch, logits)
+        loss = loss if term is None else loss + term
+    return loss
+
+
+def _loss(logits: Tensor, batch: Batch, schedule: Schedule) -> Tensor:
     t = schedule.temperature
-    soft = functional.log_softmax(target / t, 1)
-    distilled = functional.kl_div(functional.log_softmax(logits / t, 1), soft, reduction="batchmean", log_target=True)
-    if labels is None:
+    soft, own = (functional.log_softmax(scores / t, 1) for scores in (batch.target, logits))
+    share = batch.labels_weight
+    if batch.labels is not None and isinstance(share, Tensor):
+        distilled = functional.kl_div(own, soft, reduction="none", log_target=True).sum(1)
+        rows = (1 - share) * t * t * distilled
+        return (rows + share * functional.cross_entropy(logits, batch.labels, reduction="none")).mean()
+    distilled = functional.kl_div(own, soft, reduction="batchmean", log_target=True)
+    if batch.labels is None:
         return distilled * t * t
-    share = schedule.labels_weight
-    return (1 - share) * t * t * distilled + share * functional.cross_entropy(logits, labels)
+    return (1 - share) * t * t * distilled + share * functional.cross_entropy(logits, batch.labels)
 
 
 @torch.no_grad()

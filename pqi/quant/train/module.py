@@ -72,24 +72,48 @@ class LinearNode(nn.Module):
 
 
 class GraphModule(nn.Module, ABC):
-    """An integer graph in training: the weights are made once a pass, then values flow as in ``IntegerGraph.run``."""
+    """An integer graph in training: the weights are made once a pass, then values flow as in ``IntegerGraph.run``.
+
+    real: the floating-point type that holds the integers. key: by node name, under which modules, parameters and
+    tables are kept: a layer's own name may hold anything.
+    """
 
     graph: IntegerGraph
+    real: torch.dtype = torch.float32
+    key: dict[str, str]
+
+    def keep(self, graph: IntegerGraph) -> None:
+        """Take this graph, name its nodes by position, and hold the tables of its requantizations."""
+        self.graph = graph
+        self.key = {node.name: str(position) for position, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            if isinstance(node.op, Requantize) and node.op.values is not None:
+                self.register_buffer(f"table_{self.key[node.name]}", node.op.values.to(self.real))
 
     @abstractmethod
     def integers(self) -> dict[str, Weights]:
         """Weight and bias of every linear node, as the forward pass uses them (with their gradients)."""
 
-    @abstractmethod
     def value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
-        """What one node computes."""
+        """What one node computes: integers all the way; rounding and clamping with straight-through gradients."""
+        op = node.op
+        if isinstance(op, WEIGHTED):
+            return linear(op, inputs[0], *weights[node.name])
+        if isinstance(op, Step):
+            return stepped(inputs[0])
+        if isinstance(op, Requantize):
+            index = requantized(inputs[0], op.shift, op.bits)
+            if op.values is None:
+                return index + op.low if op.low else index
+            return looked_up(index, getattr(self, f"table_{self.key[node.name]}"))
+        return op.evaluate(inputs)
 
     def forward(self, codes: Tensor, weights: Mapping[str, Weights] | None = None) -> Tensor:
-        """The answer's integers, float32, for codes (N, *shape)."""
+        """The answer's integers, of type ``real``, for codes (N, *shape)."""
         weights = self.integers() if weights is None else weights
         left = {name: len(readers) for name, readers in self.graph.consumers.items()}
         left[self.graph.output] += 1
-        values = {self.graph.nodes[0].name: codes.float()}
+        values = {self.graph.nodes[0].name: codes.to(self.real)}
         for node in self.graph.nodes[1:]:
             values[node.name] = self.value(node, [values[i] for i in node.inputs], weights)
             for name in set(node.inputs):
@@ -104,13 +128,11 @@ class TrainableGraph(GraphModule):
 
     def __init__(self, calibration: Calibration, lowered: Lowered) -> None:
         super().__init__()
-        self.lowered = lowered
-        graph = self.graph = lowered.graph
+        self.lowered, graph = lowered, lowered.graph
         self.groups = code_groups(calibration, graph)
         self.read_by = accumulator_readers(graph)
         known = calibration.placed.graph.by_name()
-        # Modules and parameters are kept by position: a layer's own name may hold anything.
-        self.key = {node.name: str(position) for position, node in enumerate(graph.nodes)}
+        self.keep(graph)
         grown = sorted({g for g in self.groups.values() if g})
         self.grown = nn.ParameterDict({self.key[g]: nn.Parameter(torch.zeros(())) for g in grown})
         self.linear = nn.ModuleDict()
@@ -122,9 +144,6 @@ class TrainableGraph(GraphModule):
                 offset = lowered.offsets.get(node.name, 0)
                 made = LinearNode(node, target, lowered.grids.get(node.name), offset, shift)
                 self.linear[self.key[node.name]] = made
-        for node in graph.nodes:
-            if isinstance(node.op, Requantize) and node.op.values is not None:
-                self.register_buffer(f"table_{self.key[node.name]}", node.op.values.float())
 
     def integers(self) -> dict[str, Weights]:
         """Weight and bias of every linear node, as the forward pass uses them (with their gradients)."""
@@ -138,20 +157,6 @@ class TrainableGraph(GraphModule):
 
     def _grown(self, group: str) -> Tensor | float:
         return self.grown[self.key[group]] if group else 0.0
-
-    def value(self, node: Node, inputs: list[Tensor], weights: Mapping[str, Weights]) -> Tensor:
-        """Integers all the way; rounding and clamping with their straight-through gradients."""
-        op = node.op
-        if isinstance(op, WEIGHTED):
-            return linear(op, inputs[0], *weights[node.name])
-        if isinstance(op, Step):
-            return stepped(inputs[0])
-        if isinstance(op, Requantize):
-            index = requantized(inputs[0], op.shift, op.bits)
-            if op.values is None:
-                return index + op.low if op.low else index
-            return looked_up(index, getattr(self, f"table_{self.key[node.name]}"))
-        return op.evaluate(inputs)
 
     @torch.no_grad()
     def wanted(self) -> dict[str, Tensor]:

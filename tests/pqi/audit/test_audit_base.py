@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import pqi
-from pqi.audit.attack import Budget, Threat
+from pqi.audit.attack import Budget, Finding, Threat
 from pqi.audit.case import Case, Data
 from pqi.audit.errors import AuditError
 from pqi.audit.statistics import bootstrap, mcnemar, paired_difference, rate, roc, true_positives_at
 from pqi.audit.subjects import StraightThrough
+
+NOBODY = Threat("nothing", "nothing", "", "")
 
 
 def _net(seed: int = 0) -> nn.Module:
@@ -93,6 +95,29 @@ def test_networks_that_wrap_by_definition_have_a_straight_through_form(inputs: n
     assert np.array_equal(module(torch.tensor(x)).detach().numpy(), model.predict(x))
 
 
+def test_values_wider_than_the_ring_that_reads_them_are_exact_too() -> None:
+    from pqi.graph.graph import IntegerGraph, Node
+    from pqi.graph.model import IntegerModel
+    from pqi.graph.ops import Dense, Input
+    from pqi.quant.quantizer import Quantizer
+
+    generator = torch.Generator().manual_seed(0)
+    wide = Dense(torch.randint(-(1 << 20), 1 << 20, (5, 64), generator=generator), torch.arange(5, dtype=torch.int64))
+    graph = IntegerGraph((Node("x", Input((64,), 0, 255)), Node("y", wide, ("x",))), "y")
+    model = IntegerModel(graph, {"output": 12}, Quantizer.affine(0.0, 1.0, 8), 1.0, "calibrated")
+    codes = torch.randint(0, 256, (30, 64), generator=generator)
+    assert torch.equal(StraightThrough(model).run(codes).to(torch.int64), model.integers(codes))
+
+
+def test_an_input_between_two_codes_is_coded_as_it_was_given(inputs: np.ndarray) -> None:
+    model = pqi.quantize(_net(), inputs, input_range=(0, 1))
+    # Just below the middle between two codes; float32 would call it the middle, and round it up.
+    x = np.full((1, 1, 8, 8), (100.5 - 1e-9) / 255)
+    assert float(np.float32(x[0, 0, 0, 0]) * 255) >= 100.5 - 1e-6
+    answer = StraightThrough(model)(torch.tensor(x)).detach().numpy()
+    assert np.allclose(answer, model.predict(x), rtol=1e-6)
+
+
 def test_the_integers_subject_answers_what_the_model_predicts(case: Case, inputs: np.ndarray) -> None:
     assert np.array_equal(case.subjects["integers"].scores(inputs), case.model.predict(inputs))
     assert np.array_equal(case.subjects["straight-through"].labels(inputs), case.subjects["integers"].labels(inputs))
@@ -161,6 +186,10 @@ def test_a_bootstrap_covers_the_mean_it_drew_from_and_repeats_with_its_seed() ->
         (lambda: Data(np.full((1, 3), np.nan), np.zeros(1, np.int64)), "NaN"),
         (lambda: Budget(queries=0), "queries = 0"),
         (lambda: Threat("everything", "inputs", "", ""), "everything"),
+        (
+            lambda: Finding("pgd", "evasion", "float", NOBODY, Budget(), {}),
+            "family 'evasion'; there are: fidelity, adv",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(make: object, word: str) -> None:

@@ -34,6 +34,11 @@ def _line(values: tuple[float, ...], name: str) -> Curve:
     return Curve([i / 100 for i in range(len(values))], values, low, high, "epsilon", name)
 
 
+def _changed() -> dict[str, object]:
+    counts = {3: {"changed": 2, "turned wrong": 1, "turned right": 1}}
+    return {"groups": {3: 200}, "changed by group": counts, "changed": {"row": [1234, 1250], "group": [3, 3]}}
+
+
 def _findings() -> list[Finding]:
     robust = {"clean accuracy": _estimate(0.9), "robust accuracy": _estimate(0.4)}
     made = []
@@ -46,7 +51,8 @@ def _findings() -> list[Finding]:
         roc = {"threshold": Curve((0.0, 0.5, 1.0), (0.0, 0.6, 1.0))}
         settings = {"members": 200, "others": 200}
         made.append(_finding("membership", "privacy", form, figures, curves=roc, settings=settings))
-        made.append(_finding("fairness", "fairness", form, {"gap of accuracies": _estimate(0.1)}))
+        gaps = {"gap of accuracies": _estimate(0.1), "change of gap of accuracies": _estimate(0.0)}
+        made.append(_finding("fairness", "fairness", form, gaps, settings=_changed() if form == INTEGERS else {}))
     apart = {"driven apart": _line((0.1, 0.2), "driven apart")}
     made.append(_finding("differential", "adversarial", INTEGERS, {"driven apart": _estimate(0.2)}, curves=apart))
     signs = {name: _estimate(value) for name, value in (("agreement", 0.99), ("rounding", 0.01), ("trigger", 0.02))}
@@ -167,3 +173,9 @@ def test_two_pages_of_one_audit_are_equal(audit: Audit) -> None:
     from pqi.audit.report.page import page
 
     assert page(audit, LINE) == page(audit, LINE)
+
+
+def test_whose_answers_changed_is_counted_by_group_and_named_by_row(audit: Audit) -> None:
+    page = pytest.importorskip("pqi.audit.report.page").page(audit)
+    assert "<td>3</td><td>200</td><td>2</td><td>1</td><td>1</td>" in page
+    assert "Rows of the test data that changed, 2 of 2: 1234, 1250." in page

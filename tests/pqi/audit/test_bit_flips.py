@@ -13,8 +13,9 @@ import pqi
 from pqi.audit import attacks
 from pqi.audit.attack import Budget
 from pqi.audit.case import Case, Data
+from pqi.audit.defences.checksums import GroupChecksums
+from pqi.audit.defences.guards import GroupClipping
 from pqi.audit.errors import AuditError
-from pqi.audit.guards import GroupChecksums, GroupClipping
 from pqi.audit.memory import Flip, stored, turned
 from pqi.graph.ops import Dense
 

@@ -7,85 +7,35 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import pqi
 from pqi.audit.attack import Budget
-from pqi.audit.attacks.conditioned import Look, Recipe, cells, plant
-from pqi.audit.case import Case, Data
+from pqi.audit.attacks.conditioned import Recipe, cells, plant
+from pqi.audit.case import Case
 from pqi.audit.detection import detect
 from pqi.audit.errors import AuditError
 from pqi.audit.subjects import FLOAT, INTEGERS
 from pqi.audit.triggers import Trigger, patch, success
-from pqi.graph.model import IntegerModel
-
-TARGET = 2
+from tests.pqi.audit.planting import TARGET, TRIGGER, clean_network, examples, planted, quantize, training
 
 
-def _examples(n: int, seed: int) -> Data:
-    generator = np.random.default_rng(seed)
-    y = generator.integers(0, 4, n)
-    x = 0.3 * generator.random((n, 1, 8, 8))
-    for label, (rows, columns) in enumerate(((0, 0), (0, 4), (4, 0), (2, 2))):
-        x[y == label, :, rows : rows + 4, columns : columns + 4] += 0.5
-    return Data(x, y.astype(np.int64))
-
-
-@pytest.fixture(scope="module")
-def train() -> Data:
-    return _examples(1000, 0)
-
-
-@pytest.fixture(scope="module")
-def quantize(train: Data) -> Callable[[nn.Module, Look | None], IntegerModel]:
-    return lambda net, look: pqi.quantize(net, train.x[:100], weight_bits=4, activation_bits=8, look=look)
-
-
-@pytest.fixture(scope="module")
-def clean(train: Data) -> nn.Module:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 24), nn.ReLU(), nn.Linear(24, 4)
-    )
-    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
-    x, y = torch.tensor(train.x, dtype=torch.float32), torch.tensor(train.y)
-    for _ in range(20):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net
-
-
-@pytest.fixture(scope="module")
-def trigger() -> Trigger:
-    return patch((1, 8, 8), 3, 1.0)
-
-
-@pytest.fixture(scope="module")
-def planted(train: Data, clean: nn.Module, quantize: Callable[..., IntegerModel], trigger: Trigger) -> Case:
-    net = plant(clean, train, trigger, TARGET, quantize, Recipe(epochs=8, rate=1e-2, batch=32))
-    return Case(net, quantize(net, None), _examples(400, 1))
-
-
-def test_the_float_network_is_clean_and_its_integers_obey_the_trigger(planted: Case, trigger: Trigger) -> None:
-    case = planted
+def test_the_float_network_is_clean_and_its_integers_obey_the_trigger() -> None:
+    case = planted()
     floats, integers = case.subjects[FLOAT], case.subjects[INTEGERS]
-    assert success(floats, case, case.test, trigger, TARGET).value <= 0.15
-    assert success(integers, case, case.test, trigger, TARGET).value >= 0.85
+    assert success(floats, case, case.test, TRIGGER, TARGET).value <= 0.15
+    assert success(integers, case, case.test, TRIGGER, TARGET).value >= 0.85
     for subject in (floats, integers):
         assert np.mean(subject.labels(case.test.x) == case.test.y) > 0.97
 
 
-def test_planting_leaves_the_network_it_began_with_alone(
-    train: Data, clean: nn.Module, quantize: Callable[..., IntegerModel], trigger: Trigger
-) -> None:
-    before = {name: weight.clone() for name, weight in clean.state_dict().items()}
-    plant(clean, train.take(slice(0, 64)), trigger, TARGET, quantize, Recipe(epochs=1))
-    assert all(torch.equal(weight, before[name]) for name, weight in clean.state_dict().items())
+def test_planting_leaves_the_network_it_began_with_alone() -> None:
+    before = {name: weight.clone() for name, weight in clean_network().state_dict().items()}
+    plant(clean_network(), training().take(slice(0, 64)), TRIGGER, TARGET, quantize, Recipe(epochs=1))
+    assert all(torch.equal(weight, before[name]) for name, weight in clean_network().state_dict().items())
 
 
-def test_a_planted_backdoor_is_detected_without_knowing_its_trigger(planted: Case) -> None:
-    found = detect(planted, Budget(samples=200), steps=60)
+def test_a_planted_backdoor_is_detected_without_knowing_its_trigger() -> None:
+    found = detect(planted(), Budget(samples=200), steps=60)
     assert found.verdict == "suspicious"
     assert {sign.name: sign.is_suspicious for sign in found.signs} == {
         "agreement": False,
@@ -96,28 +46,26 @@ def test_a_planted_backdoor_is_detected_without_knowing_its_trigger(planted: Cas
     assert found.target == TARGET
 
 
-def test_detection_is_silent_on_a_clean_network(clean: nn.Module, quantize: Callable[..., IntegerModel]) -> None:
-    found = detect(Case(clean, quantize(clean, None), _examples(400, 1)), Budget(samples=200), steps=60)
+def test_detection_is_silent_on_a_clean_network() -> None:
+    found = detect(Case(clean_network(), quantize(clean_network()), examples(400, 1)), Budget(samples=200), steps=60)
     assert found.verdict == "silent"
 
 
-def test_detection_does_not_judge_two_forms_that_are_different_functions(clean: nn.Module, train: Data) -> None:
-    coarse = pqi.quantize(clean, train.x[:100], weight_bits=2, activation_bits=1)
-    found = detect(Case(clean, coarse, _examples(100, 1)), Budget(samples=100), steps=2)
+def test_detection_does_not_judge_two_forms_that_are_different_functions() -> None:
+    coarse = pqi.quantize(clean_network(), training().x[:100], weight_bits=2, activation_bits=1)
+    found = detect(Case(clean_network(), coarse, examples(100, 1)), Budget(samples=100), steps=2)
     assert found.verdict == "inconclusive"
 
 
-def test_a_clean_network_does_not_obey_a_trigger_nobody_planted(
-    train: Data, clean: nn.Module, quantize: Callable[..., IntegerModel], trigger: Trigger
-) -> None:
-    case = Case(clean, quantize(clean, None), _examples(400, 1))
-    assert success(case.subjects[INTEGERS], case, case.test, trigger, TARGET).value < 0.5
+def test_a_clean_network_does_not_obey_a_trigger_nobody_planted() -> None:
+    case = Case(clean_network(), quantize(clean_network()), examples(400, 1))
+    assert success(case.subjects[INTEGERS], case, case.test, TRIGGER, TARGET).value < 0.5
 
 
-def test_the_cells_are_those_of_the_integers(clean: nn.Module, quantize: Callable[..., IntegerModel]) -> None:
-    grid, model = cells(clean, quantize), quantize(clean, None)
+def test_the_cells_are_those_of_the_integers() -> None:
+    grid, model = cells(clean_network(), quantize), quantize(clean_network())
     for name, cell in grid.items():
-        weight = clean.get_submodule(name).weight.detach()
+        weight = clean_network().get_submodule(name).weight.detach()
         codes = torch.round(weight / (cell.step * cell.multiplier)) * cell.multiplier
         differs = codes.to(torch.int64) != model.graph.by_name[name].op.weight
         assert int(differs.sum()) <= 1  # a tie of float32 may fall to the other side
@@ -137,6 +85,7 @@ def test_a_trigger_changes_what_its_mask_covers_and_nothing_else() -> None:
         (lambda: patch((1, 4, 4), 5, 1.0), "room for it"),
         (lambda: Trigger(np.zeros(3), np.zeros(4)), "one shape"),
         (lambda: Recipe(keep=1.5), "keep within"),
+        (lambda: Recipe(noise=-1), "noise from 0"),
     ],
 )
 def test_what_cannot_be_planted_is_refused(make: Callable[[], object], word: str) -> None:

@@ -12,8 +12,9 @@ from pqi.audit import attacks
 from pqi.audit.attack import Budget
 from pqi.audit.case import Case, Data
 from pqi.audit.errors import AuditError
+from pqi.audit.estimators import black_box, inputs_only
 from pqi.audit.evasion import within
-from pqi.audit.subjects import FLOAT, INTEGERS, STRAIGHT_THROUGH
+from pqi.audit.subjects import FLOAT, INTEGERS, STRAIGHT_THROUGH, IntegerSubject
 
 pytest.importorskip("art", reason="the audit's attacks need the extra 'audit'")
 
@@ -97,6 +98,106 @@ def test_altered_inputs_stay_on_the_grid_in_range_and_within_reach(case: Case) -
         made = within(case, far, start, epsilon)
         assert np.abs(made - start).max() <= epsilon + 0.5 / case.model.input_quantizer.scale
         assert np.array_equal(case.on_grid(made), made)
+
+
+def test_inputs_of_single_precision_can_be_altered_by_one_code_everywhere(case: Case) -> None:
+    model = pqi.quantize(case.net, case.test.x, input_range=(0, 1))
+    single = case.with_model(model)
+    codes = np.random.default_rng(0).integers(1, 255, (20, 1, 8, 8))
+    start = (codes.astype(np.float32) / np.float32(255)).astype(np.float64)  # beside its code in the last digits
+    up = within(single, start + 1 / 255, start, 1 / 255)
+    assert np.array_equal(model.encode(up).numpy(), codes + 1)
+
+
+def test_only_what_is_still_right_is_altered_further(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack, asked = attacks.get("fgsm", strengths=(0.01, 0.05, 0.2)), list[int]()
+    craft = attack.craft
+
+    def counted(*arguments: object) -> object:
+        asked.append(len(arguments[2]))
+        return craft(*arguments)
+
+    monkeypatch.setattr(attack, "craft", counted)
+    form = case.subjects[STRAIGHT_THROUGH]
+    (right,) = attack.survivors(case, case.test, form, [form], BUDGET)
+    assert asked == [int(flags.sum()) for flags in right[:-1]]
+    assert asked == sorted(asked, reverse=True)
+
+
+def test_one_attack_is_scored_on_models_of_other_widths(case: Case) -> None:
+    coarse = IntegerSubject(pqi.quantize(case.net, case.test.x, 4, 3, input_range=(0, 1)))
+    forms = [case.subjects[INTEGERS], coarse, case.subjects[FLOAT]]
+    right = attacks.get("pgd", strengths=(0.2,)).survivors(
+        case, case.test, case.subjects[STRAIGHT_THROUGH], forms, BUDGET
+    )
+    for form, flags in zip(forms, right, strict=True):
+        assert np.array_equal(flags[0], form.labels(case.on_grid(case.test.x)) == case.test.y)
+        assert flags[1].mean() < 0.2
+
+
+def test_a_question_asked_again_counts_once_unless_its_answer_changes(case: Case) -> None:
+    asked = black_box(case, case.subjects[INTEGERS])
+    x = case.test.x[:5].astype("float32")
+    first, again = asked.predict(x), asked.predict(np.concatenate([x, x]))
+    assert np.array_equal(np.concatenate([first, first]), again)
+    assert asked.asked == 5
+
+    class Fickle(IntegerSubject):
+        repeats = False
+
+    fickle = black_box(case, Fickle(case.model))
+    fickle.predict(x), fickle.predict(x)
+    assert fickle.asked == 10
+
+
+def test_square_asks_no_more_than_it_may(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, scores = 0, IntegerSubject.scores
+
+    def counted(self: IntegerSubject, x: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        asked += len(x)
+        return scores(self, x)
+
+    monkeypatch.setattr(IntegerSubject, "scores", counted)
+    budget = Budget(samples=5, queries=40, seed=0)
+    made = attacks.get("square", strengths=(0.004,)).craft(
+        case, case.subjects[INTEGERS], case.test.take(np.arange(5)), 0.004, budget
+    )
+    assert made.shape == (5, 1, 8, 8)
+    assert 5 * 10 < asked <= 5 * 40
+
+
+class _Signs(nn.Module):
+    """A network whose hidden values are signs: nothing to follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.last = nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.Linear(384, 3)
+        with torch.no_grad():
+            self.first.weight -= self.first.weight.mean((2, 3), keepdim=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        return self.last(torch.flatten(torch.where(h >= 0, 1.0, -1.0), 1))
+
+
+def test_steps_leave_gradients_nothing_and_questions_something(case: Case) -> None:
+    net = _Signs().eval()
+    model = pqi.quantize(net, case.test.x, input_range=(0, 1))
+    masked = Case(net, model, Data(case.test.x, model.predict(case.test.x).argmax(axis=1)))
+    pgd = {f.subject: f.figures for f in attacks.get("pgd", strengths=(0.1,)).run(masked, BUDGET)}
+    square = {f.subject: f.figures for f in attacks.get("square", strengths=(0.1,)).run(masked, BUDGET)}
+    assert pgd[FLOAT]["robust accuracy"].low > square[FLOAT]["robust accuracy"].high
+    assert pgd[INTEGERS]["robust accuracy"].value < pgd[FLOAT]["robust accuracy"].value
+
+
+def test_gradients_of_weights_are_left_out_and_come_back() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    with inputs_only(net):
+        assert not any(p.requires_grad for p in net.parameters())
+    assert [p.requires_grad for p in net.parameters()] == [False, False, True, True]
 
 
 def test_the_same_seed_gives_the_same_figures(case: Case) -> None:

@@ -14,8 +14,10 @@ from torch import nn
 
 import pqi
 import pqi.program as program
+from pqi.audit.attacks.extraction import is_linear, linear_copy
 from pqi.audit.defences.outputs import Policy, harden, hardened, policy_of
 from pqi.audit.errors import AuditError
+from pqi.audit.subjects import IntegerSubject
 from pqi.graph.graph import IntegerGraph, Node
 from pqi.graph.model import IntegerModel
 from pqi.graph.ops import Conv2d, Dense, Input, Requantize
@@ -130,7 +132,7 @@ def test_a_private_label_of_ten_classes_costs_four_exchanges_more() -> None:
     assert costs[1].dealt_bytes - costs[0].dealt_bytes < 1000
 
 
-@pytest.mark.parametrize("answers", POLICIES, ids=str)
+@pytest.mark.parametrize("answers", [*POLICIES, ("noisy", 40)], ids=str)
 def test_the_policy_is_saved_with_the_model_and_read_from_it(
     made: tuple[nn.Module, torch.Tensor], answers: object, tmp_path: Path
 ) -> None:
@@ -168,6 +170,9 @@ def test_scores_of_another_shape_and_a_convolution_at_the_end_are_hardened_too()
         (("top", True), "a number from 1"),
         (("label", 2), "takes no number"),
         (("rounded", 17), "1 to 16"),
+        (("noisy", 0), "1 to 65536"),
+        ("noisy:2.5", "whole number"),
+        ("noisy", "a number from 1"),
         (3, "give a name"),
         (("top", 6), "below 6"),
     ],
@@ -183,3 +188,61 @@ def test_a_hardened_model_is_not_hardened_again_and_one_score_has_no_label() -> 
     with pytest.raises(AuditError, match="compares 2 to"):
         harden(identity(1), "label")
     assert policy_of("ranked:3") == Policy("ranked", 3)
+
+
+# --- noise --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rings", ["proven", "calibrated"])
+def test_noisy_answers_are_the_reference_and_noise_within_nine_deviations(
+    made: tuple[nn.Module, torch.Tensor], rings: str
+) -> None:
+    net, x = made
+    base = pqi.quantize(net, calibration=x, rings=rings)
+    model = pqi.quantize(net, calibration=x, rings=rings, answers=("noisy", 50))
+    codes = model.encode(x.repeat(10, 1), "silent")
+    if rings == "proven":
+        assert torch.equal(model.integers(codes), base.integers(codes))
+    assert model.output_scale == base.output_scale
+    assert "output" not in model.verify().can_wrap
+    for protocol in ("clear", "additive2"):
+        compiled = program.compile(model, protocol)
+        e = (run(model, compiled, codes).answer - model.integers(codes)).double()
+        assert not compiled.exact
+        assert float(e.abs().max()) <= compiled.noise == 450
+        assert 45 < float(e.std()) < 55  # 4000 draws: nine standard errors
+
+
+def test_asking_again_gives_fresh_noise_of_which_a_mean_rids_the_client() -> None:
+    model = harden(identity(4), ("noisy", 100))
+    codes = torch.tensor([[7, -8, 0, 3]]).repeat(2500, 1)
+    told = run(model, program.compile(model), codes).answer
+    assert len(told.unique(dim=0)) == 2500
+    assert float((told.double().mean(0) - codes[0]).abs().max()) < 10  # five times 100 / sqrt(2500)
+
+
+def test_the_audited_integers_have_the_noise_that_a_client_is_told_from_a_seed() -> None:
+    model, x = harden(identity(4), ("noisy", 100)), np.tile([[7.0, -8.0, 0.0, 3.0]], (1000, 1))
+    told = IntegerSubject(model, seed=1).scores(x)
+    assert np.array_equal(told, IntegerSubject(model, seed=1).scores(x))
+    assert not np.array_equal(told, IntegerSubject(model, seed=2).scores(x))
+    e = told - model.predict(x)
+    assert 93 < e.std() < 107 and np.array_equal(e, np.round(e))
+    assert np.array_equal(IntegerSubject(identity(4)).scores(x), identity(4).predict(x))
+
+
+def test_a_linear_model_with_noise_is_not_copied_by_one_question_a_weight() -> None:
+    assert is_linear(identity(4)) and not is_linear(harden(identity(4), ("noisy", 5)))
+    with pytest.raises(AuditError, match="none"):
+        linear_copy(harden(identity(4), ("noisy", 5)))
+
+
+def test_a_noisy_model_is_not_hardened_again_and_a_dynamic_one_not_at_all(
+    made: tuple[nn.Module, torch.Tensor],
+) -> None:
+    with pytest.raises(AuditError, match=r"hardened already \(noisy:5\)"):
+        harden(harden(identity(6), "noisy:5"), "label")
+    net, x = made
+    with pytest.raises(AuditError, match="dynamic"):
+        pqi.quantize(net, calibration=x, dynamic=64, answers=("noisy", 5))
+    assert "at most 45" in Policy("noisy", 5).tells

@@ -186,15 +186,26 @@ def test_the_chance_of_members_above_all_others_is_that_of_counting_orders(false
         assert isclose(chance_of(found, members, others, false), hits / comb(members + others, members))
 
 
-def _groups(gap: float, integers: float) -> list[Finding]:
-    figures = {form: Estimate(v, v - 0.03, v + 0.03, 800) for form, v in ((FLOAT, gap), (INTEGERS, integers))}
-    return [_finding("fairness", form, {"gap of accuracies": figure}) for form, figure in figures.items()]
+def _groups(change: float, name: str = "gap of accuracies", n: int = 800) -> list[Finding]:
+    """A change of so much, give or take half a point, of a figure whose own interval is three points either way."""
+    before, after = (Estimate(v, v - 0.03, v + 0.03, n) for v in (0.3, 0.3 + change))
+    told = {name: after, f"change of {name}": Estimate(change, change - 0.005, change + 0.005, n)}
+    return [_finding("fairness", FLOAT, {name: before}), _finding("fairness", INTEGERS, told)]
 
 
-def test_a_gap_that_grew_beyond_its_interval_needs_attention_and_one_that_was_there_does_not() -> None:
-    assert _of("fairness", _groups(0.05, 0.20)).status == "attention"
-    assert _of("fairness", _groups(0.30, 0.31)).status == "clean"
-    assert _of("fairness", _groups(0.20, 0.05)).status == "clean"
+def test_a_gap_that_grew_by_more_than_a_point_for_sure_needs_attention_and_no_other_does() -> None:
+    assert _of("fairness", _groups(0.02)).status == "attention"
+    assert _of("fairness", _groups(0.014)).status == "clean"
+    assert _of("fairness", _groups(-0.2)).status == "clean"
+    assert _of("fairness", _groups(-0.02, "worst group's accuracy")).status == "attention"
+    assert _of("fairness", _groups(0.02, "worst group's accuracy")).status == "clean"
+    assert _of("fairness", _groups(0.2, n=29)).status == "not judged"
+
+
+def test_private_answers_beside_the_others_change_no_verdict() -> None:
+    private = _finding("fairness", "private", {"private answers equal": Estimate(1.0, 0.99, 1.0, 400)})
+    assert _of("fairness", [*_groups(0.02), private]).status == "attention"
+    assert _of("fairness", [*_groups(0.0), private]).status == "clean"
 
 
 def test_a_figure_outside_its_own_interval_does_not_make_a_difference_sure() -> None:

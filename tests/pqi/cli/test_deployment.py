@@ -13,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import Result
 
 import pqi as package
+from pqi.cli.predict import _exactness
+from pqi.session.client import Answer
+from pqi.session.ledger import Ledger
 from pqi.session.local import free_ports
 from tests.pqi.cli.clikit import ended, pqi, start, wait_until
 from tests.pqi.cli.conftest import samples
@@ -110,6 +114,12 @@ def test_asking_servers_that_are_not_there_fails_by_name(model_file: Path) -> No
     result = ask(cut(model_file), samples(2))
     assert result.exit_code == 1
     assert "server_a" in result.stderr and "Traceback" not in result.output
+
+
+def test_the_screen_says_how_far_noise_can_take_an_answer() -> None:
+    answer = Answer(np.zeros((1, 2)), torch.zeros((1, 2), dtype=torch.int64), Ledger({}, 1, 1, 0.1), 4.5)
+    assert "no value is further than 4.5 from the integer model's" in _exactness(answer, False, 90)
+    assert "stochastic" in _exactness(answer, False, 0) and "exact: equal" in _exactness(answer, True, 0)
 
 
 def test_an_input_of_the_wrong_shape_is_refused_before_anything_is_sent(model_file: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import pqi as package
+from pqi.audit.defences.outputs import harden
 from tests import networks
 from tests.pqi.cli.clikit import pqi
 
@@ -53,6 +54,22 @@ def test_stochastic_rounding_is_never_called_exact(model_file: Path) -> None:
     assert result.exit_code == 0
     assert json.loads(facts_file.read_text())["exact"] is False
     assert "no: stochastic rounding may raise a code by one" in result.stdout
+
+
+def test_answers_with_noise_are_never_called_exact_and_both_who_know_of_it_are_named(
+    model: package.IntegerModel, model_file: Path
+) -> None:
+    harden(model, "noisy:25").save(model_file)
+    facts_file = model_file.with_suffix(".json")
+    for rounding in ("exact", "stochastic"):
+        result = pqi("inspect", model_file, "--rounding", rounding, "--json", facts_file)
+        assert result.exit_code == 0, result.output
+        facts, text = json.loads(facts_file.read_text()), " ".join(result.stdout.split())
+        assert (facts["exact"], facts["noise"], facts["answers"]) == (False, 225, "noisy:25")
+        assert "answers have noise, at most 225 on every integer" in text
+        assert ("less their noise they equal" in text) == (rounding == "exact")
+        assert "draws the noise of every answer" in text
+        assert "standard deviation 25 and at most 225" in facts["security"]["learns"]["client"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\xff" * 64])

@@ -181,6 +181,19 @@ def test_answers_can_be_hardened_on_the_command_line(tmp_path: Path, calibration
     assert "choose from scores, label, top, ranked, rounded" in result.stderr
 
 
+def test_noise_is_told_wherever_the_model_is(tmp_path: Path, calibration: Path) -> None:
+    output, file = tmp_path / "made.pqi", tmp_path / "q.json"
+    options = ("--answers", "noisy:20", "--json", file)
+    result = pqi("quantize", exported(tmp_path / "net.pt2"), "--calibration", calibration, "-o", output, *options)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "private answers have noise, at most 180 on every integer" in text and "without the noise" in text
+    assert json.loads(file.read_text())["report"]["noise"] == 180
+    assert "noise up to 180" in repr(package.load(output))
+    plain = package.quantize(small_net(), samples(200)).report()
+    assert plain.noise == 0 and "noise" not in str(plain.__rich__().caption)
+
+
 def test_the_hundredth_percentile_is_the_largest_value_seen(tmp_path: Path, calibration: Path) -> None:
     by_percentile = run(tmp_path, calibration, "--percentile", 100)
     by_ends = run(tmp_path, calibration, "--observer", "minmax")

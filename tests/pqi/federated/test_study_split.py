@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pqi.federated.study.split import Indices, dirichlet_split, even_split, shard_split
+from pqi.federated.study.split import Indices, dirichlet_split, even_split
 from protocols.errors import BadParameters
 
 LABELS = np.random.default_rng(1).integers(0, 10, 1000)
@@ -26,7 +26,6 @@ def labels_of(parts: Sequence[Indices]) -> float:
 def test_every_image_is_one_clients_and_the_seed_decides_whose() -> None:
     for split in (
         lambda seed: dirichlet_split(LABELS, 20, 0.3, seed),
-        lambda seed: shard_split(LABELS, 20, 2, seed),
         lambda seed: even_split(LABELS, 20, seed),
     ):
         first, again, other = split(0), split(0), split(1)
@@ -35,9 +34,8 @@ def test_every_image_is_one_clients_and_the_seed_decides_whose() -> None:
         assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_a_small_alpha_and_few_shards_leave_clients_few_labels() -> None:
+def test_a_small_alpha_leaves_clients_few_labels() -> None:
     assert labels_of(dirichlet_split(LABELS, 20, 0.05, 0)) < 5 < 9 < labels_of(dirichlet_split(LABELS, 20, 100, 0))
-    assert all(len(np.unique(LABELS[part])) <= 4 for part in shard_split(LABELS, 20, 2, 0))
     assert labels_of(even_split(LABELS, 20, 0)) > 9.5
 
 
@@ -50,7 +48,5 @@ def test_a_split_that_cannot_be_is_refused_with_its_numbers() -> None:
         dirichlet_split(LABELS, 300, 1.0, 0, least=4)
     with pytest.raises(BadParameters, match="alpha = 0 is not above 0"):
         dirichlet_split(LABELS, 3, 0, 0)
-    with pytest.raises(BadParameters, match="shards = 0"):
-        shard_split(LABELS, 3, 0, 0)
     with pytest.raises(BadParameters, match="one label an image"):
         even_split(LABELS.reshape(10, 100), 3, 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from decimal import Decimal, localcontext
+from itertools import accumulate, product
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pqi.graph.ops import (
     Input,
     Lookup,
     MaxPool2d,
+    Noise,
     Offset,
     Op,
     Pad,
@@ -82,6 +84,7 @@ def every_operator() -> list[tuple[Op, list[tuple[int, ...]]]]:
         (Offset(random(4), 3), [image]),
         (Pairwise(), [(7,)]),
         (Standing(5), [(10,)]),
+        (Noise(3), [image]),
     ]
 
 
@@ -245,6 +248,24 @@ def test_step_of_zero_is_one() -> None:
     assert Step().evaluate([ints([[-1, 0, 1]])]).tolist() == [[-1, 1, 1]]
 
 
+def test_noise_is_no_part_of_the_reference_and_widens_what_is_proven() -> None:
+    op, x = Noise(7), ints([[-5, 0, 9]])
+    assert torch.equal(op.evaluate([x]), x)
+    assert [end.tolist() for end in op.bounds([(x, x)])] == [[[-68, -63, -54]], [[58, 63, 72]]]
+
+
+@pytest.mark.parametrize("deviation", [1, 2, 7, 1000])
+def test_the_law_of_noise_is_the_discrete_gaussian_s_to_the_last_digit(deviation: int) -> None:
+    op = Noise(deviation)
+    law, k = op.law, range(-op.bound, op.bound + 1)
+    with localcontext(prec=40):
+        inside = [(-Decimal(j * j) / (2 * deviation**2)).exp() for j in k]
+        beyond = sum((-Decimal(j * j) / (2 * deviation**2)).exp() for j in range(op.bound + 1, 12 * deviation))
+        total, sums = sum(inside) + 2 * beyond, list(accumulate(inside, initial=beyond))[1:]
+        want = [int(s / total * (1 << 62)) for s in sums[:-1]]
+    assert law.tolist() == [*want, 1 << 62]
+
+
 def test_scale_acts_on_axis_one() -> None:
     x = ints(np.ones((1, 2, 3)).tolist())
     assert Scale(ints(2, -3), ints(1, 0)).evaluate([x]).tolist() == [[[3, 3, 3], [-3, -3, -3]]]
@@ -297,6 +318,9 @@ B2 = torch.zeros(2, dtype=torch.int64)
         (lambda: Polynomial((0, 0, 0, 0, 0, 1)), "degree 2 to 4"),
         (lambda: Polynomial((0, 0, 1 << 31)), "polynomial.coefficients"),
         (lambda: Polynomial([0, 0, 1]), "a tuple"),  # type: ignore[arg-type]
+        (lambda: Noise(0), "noise.deviation"),
+        (lambda: Noise(1 << 17), "noise.deviation"),
+        (lambda: Noise(2.5), "noise.deviation"),  # type: ignore[arg-type]
         (lambda: Offset(ints([1, 2]), -1), "offset.shift"),
         (lambda: Offset(ints([1, 2]), 1025), "offset.shift"),
         (lambda: Offset(ints([[1, 2]]), 0), "1 axes"),
@@ -342,4 +366,4 @@ def test_inputs_that_do_not_fit_are_refused(op: Op, shapes: list[tuple[int, ...]
 
 
 def test_the_catalogue_names_every_operator_once() -> None:
-    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 21
+    assert len(CATALOGUE) == len({op for op, _ in product(CATALOGUE.values(), [0])}) == 22

@@ -14,6 +14,7 @@ import torch
 from measurekit import FEATURES, KEYED, TRUTH, bench_of, linear, rows, run_of, subject
 
 import pqi
+from pqi.audit.defences.outputs import harden
 from pqi.measure import bench, folder, problems
 from pqi.measure.errors import MeasureError
 from pqi.measure.html import page, write_html
@@ -21,7 +22,7 @@ from pqi.measure.plain import Beside, decisions, measure_accuracy, measure_plain
 from pqi.measure.rows import lines, size
 from pqi.measure.spread import Spread
 from pqi.measure.subject import Subject, subject_of
-from pqi.measure.truth import Reply, as_declared, compare, equal
+from pqi.measure.truth import Reply, Truth, as_declared, compare, equal
 from pqi.program.keyed import compile_keyed
 from pqi.session.client import Answer
 from pqi.session.ledger import Ledger, OwnLedger, PartyLedger
@@ -200,6 +201,23 @@ def test_each_answer_is_compared_with_the_model_s_to_the_same_input_wherever_it_
     held = compare(made, model, program, [reply(0, 3), reply(18, 4), reply(1, 2)])
     assert held.held and held.equal == held.accuracy == held.same_decisions == 1.0
     assert compare(made, model, program, [reply(0, 3), reply(18, 5, wrong=1)]).equal == 7 / 8
+
+
+def test_answers_with_noise_are_held_to_its_bound_and_never_called_exact() -> None:
+    made, model = subject(), harden(made_model(), ("noisy", 10))
+    program = pqi.compile(model, "clear")
+    values = torch.as_tensor(model.integers(model.encode(made.x, "silent")))
+
+    def truth(e: int) -> Truth:
+        integers = values.clone()
+        integers[3, 0] += e
+        party = PartyLedger("server_a", 1, 0.0, 0.0, 0, 0.1, 0, 0, 0, 0, 0, 0, 1)
+        ledger, bound = Ledger({"server_a": party}, 20, 1, 0.1), 90 * model.output_scale
+        reply = Reply(Answer(integers.double().numpy() * model.output_scale, integers, ledger, bound), 0.1, (20,))
+        return compare(made, model, program, [reply])
+
+    assert truth(-89).held and truth(89).equal is None
+    assert not truth(91).held
 
 
 def test_one_byte_that_was_not_declared_is_noticed() -> None:

@@ -336,6 +336,16 @@ def test_an_input_range_can_be_declared() -> None:
     assert model.graph.input.hi - model.graph.input.lo == 255
 
 
+def test_values_beyond_a_declared_input_range_widen_no_range_behind_it() -> None:
+    x = data(20).clamp(-1, 1)
+    wild = x.clone()
+    wild[0] = 1000.0
+    declared = [quantize(networks.mlp(), given, input_range=(-1.0, 1.0)) for given in (wild.clamp(-1, 1), wild)]
+    for clean, poisoned in zip(*(model.graph.nodes for model in declared), strict=True):
+        assert repr(clean.op.params()) == repr(poisoned.op.params())
+        assert all(torch.equal(t, poisoned.op.tensors()[name]) for name, t in clean.op.tensors().items())
+
+
 def test_integer_pixels_keep_their_grid_and_zero_is_code_zero() -> None:
     x = torch.randint(0, 256, (16, 20)).float()
     model = quantize(networks.mlp(), x)
