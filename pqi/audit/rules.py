@@ -179,7 +179,7 @@ def bit_flips(findings: Sequence[Finding]) -> list[Check]:
     """It takes more than one turned bit to make it guess."""
     rule = (
         "No single bit of the stored weights, turned, makes the network guess. Every network falls to some number of "
-        "chosen bits: it is told, and what a guard raises it to is measured with pqi.audit.guards."
+        "chosen bits: it is told, and what a guard raises it to is measured with pqi.audit.defences.guarded."
     )
     made = []
     for finding in findings:
@@ -226,8 +226,8 @@ def _inverted(finding: Finding) -> Check:
     rule = "Told, with no bound: what a network has learnt of a class can be drawn from it, in every form."
     margin, nearest = finding.figures["margin"], finding.figures["nearest is its class"]
     seen = (
-        f"images drawn from {finding.subject} are nearest to their own class's mean for {_rate(nearest)} of {nearest.n} "
-        f"classes, by a correlation of {margin} more than to another's"
+        f"images drawn from {finding.subject} are nearest to the mean of their class for {_rate(nearest)} of "
+        f"{nearest.n} classes, by a correlation of {margin} more than to another's"
     )
     return Check(f"classes drawn, {finding.subject}", TOLD, rule, seen)
 

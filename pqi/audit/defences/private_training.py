@@ -204,6 +204,6 @@ def _accounting() -> Any:
     except ModuleNotFoundError as error:
         raise AuditError(
             f"private training needs {error.name}, which adds up what steps cost: "
-            "pip install 'private-quantized-inference[federated]'"
+            "pip install 'private-quantized-inference[audit]'"
         ) from error
     return dp_accounting

@@ -119,7 +119,7 @@ def test_a_slow_model_gets_fewer_examples_and_questions_and_a_stated_number_is_k
 def test_what_a_case_lacks_is_said_attack_by_attack(images: Case) -> None:
     bare = replace(images, test=Data(images.test.x, images.test.y), train=None)
     reasons = {each.name: each.reason for each in plan(bare, Wish(), FAST)[1]}
-    assert set(reasons) == {"membership", "fairness"}
+    assert set(reasons) == {"membership", "inversion", "fairness"}
     assert "x_train and y_train" in reasons["membership"]
     assert "array groups" in reasons["fairness"]
     reasons = {each.name: each.reason for each in plan(images, Wish(attacks=("pgd",)), FAST)[1]}
