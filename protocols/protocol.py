@@ -37,7 +37,9 @@ class DealerRole(ABC):
 
 
 class PartyRole(ABC):
-    """A compute party with its part of the model."""
+    """A compute party with its part of the model. operands: that part, by step, as steps use it; its own affair."""
+
+    operands: Mapping[str, Any]
 
     @abstractmethod
     def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> Any:

@@ -63,6 +63,9 @@ def serve(
     spill_mib: Annotated[
         int, typer.Option(min=0, help="On shares: disk for more of it, MiB, sealed under a key in memory only.")
     ] = 0,
+    check_memory: Annotated[
+        int, typer.Option(min=0, help="On shares: look for turned bits before every so many queries; 0: never.")
+    ] = 0,
     device: DeviceOption = "cpu",
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,
@@ -86,6 +89,7 @@ def serve(
         pool_items=pool_items,
         pool_bytes=pool_mib << 20,
         spill_bytes=spill_mib << 20,
+        check_memory=check_memory,
         patience=patience,
         device=device,
     )

@@ -93,6 +93,11 @@ class PartyRunner:
         self._role = program.backend.party(program.steps, party, tensors, device)
         self._schedule = Schedule(program.instructions, program.output)
 
+    @property
+    def operands(self) -> Mapping[str, Any]:
+        """What this party computes with, as it was prepared: its part of the weights, in whatever forms."""
+        return self._role.operands
+
     def prepare(self, keys: bytes, first_item: int, n: int, corrections: bytes | bytearray | memoryview) -> Prepared:
         """Offline work for items ``first_item .. first_item+n-1``, which the caller has durably marked as used."""
         return Prepared(n, self._role.prepare(keys, first_item, n, corrections))

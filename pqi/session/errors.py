@@ -27,6 +27,10 @@ class SpillFailed(SessionError):
     """Items cannot wait on disk, or cannot be read back from it."""
 
 
+class MemoryAltered(SessionError):
+    """Bits of a server's weights were turned beyond repair; it answers nothing until it is started again."""
+
+
 class QueryRefused(SessionError):
     """The request breaks a limit or the order of the conversation."""
 

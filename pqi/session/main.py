@@ -81,6 +81,7 @@ def serve(
     with made as server:
         if isinstance(server, ComputeServer):
             server.runner.rehearse()
+            server.watch.begin()
         if ready is not None:
             ready({"role": server.role, "host": server.address[0], "port": server.address[1]})
         stop.wait()
@@ -175,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pool_items=options.pool_items,
                 pool_bytes=options.pool_mib << 20,
                 spill_bytes=options.spill_mib << 20,
+                check_memory=options.check_memory,
                 patience=patience,
                 device=options.device,
                 link=Link.parse(options.link),
@@ -244,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--pool-mib", type=int, default=ServerOptions.pool_bytes >> 20)
             command.add_argument("--spill-mib", type=int, default=ServerOptions.spill_bytes >> 20)
+            command.add_argument("--check-memory", type=int, default=0, help="before every so many queries; 0: never")
             command.add_argument("--workers", type=int, default=None, help="under a client's key: processes")
             command.add_argument("--clients", type=int, default=KeyedOptions.clients, help="whose keys are kept")
             command.add_argument("--query-mib", type=int, default=KeyedOptions.query_bytes >> 20)

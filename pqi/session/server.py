@@ -33,6 +33,7 @@ from pqi.session.port import Port
 from pqi.session.roles import CLIENT, DEALER, SERVER_A, SERVERS
 from pqi.session.serving import ClientSession, Patience
 from pqi.session.supply import receive_epochs, supply_limits
+from pqi.session.watch import MemoryWatch
 from protocols.errors import ProtocolError
 from protocols.rounds import PartyId
 
@@ -49,7 +50,8 @@ class ServerOptions:
     max_batch, batch_bytes: inputs in one query, and the dealt bytes they may consume (what a query holds in memory is
     a small multiple of it). pool_items, pool_bytes: corrections kept ahead in memory; pool_items = 0 keeps none, the
     dealer is asked when a query comes. spill_bytes: disk for more of them, sealed, in the bundle's folder; 0 for none.
-    reserve: journal block, in items.
+    reserve: journal block, in items. check_memory: look at the weights in memory before every so many queries (0:
+    never).
     device: where it computes, cpu, cuda or cuda:N; the other server may have another, for no byte depends on it.
     link: what to emulate of a network, for measurements; every role must be told the same.
     """
@@ -61,6 +63,7 @@ class ServerOptions:
     pool_bytes: int = 1 << 30
     spill_bytes: int = 0
     reserve: int = DEFAULT_BLOCK
+    check_memory: int = 0
     patience: Patience = field(default_factory=Patience)
     device: str = "cpu"
     link: Link = NONE
@@ -69,7 +72,8 @@ class ServerOptions:
         for name in ("max_batch", "batch_bytes", "max_links", "pool_bytes", "reserve"):
             if getattr(self, name) < 1:
                 raise SessionError(f"option {name} is {getattr(self, name)}; it must be at least 1")
-        for name, means in (("spill_bytes", "no disk"), ("pool_items", "no material ahead")):
+        zeros = {"spill_bytes": "no disk", "pool_items": "no material ahead", "check_memory": "no look at the memory"}
+        for name, means in zeros.items():
             if getattr(self, name) < 0:
                 raise SessionError(f"option {name} is {getattr(self, name)}; it must be at least 0, which is {means}")
 
@@ -107,6 +111,7 @@ class ComputeServer(Port):
         self.patience = self._options.patience
         self.has_peer = len(program.parties) > 1
         self.runner = _runner(bundle, place_of(self._options.device, program.protocol))
+        self.watch = MemoryWatch(self.role, self.runner, self._options.check_memory)
         self.keys = EpochKeys()
         takes = program.needs_dealer and self.party is PartyId.P1
         record = program.record_bytes if takes else 0
@@ -171,6 +176,7 @@ class ComputeServer(Port):
             "sessions": len(self._sessions),
             "max_batch": self.max_batch,
             "answers_per_client": self.budget.limit,
+            "words_put_right": self.watch.repaired,
             "uptime_seconds": time.monotonic() - self._started,
             "peak_rss_bytes": peak_rss_bytes(),
         }

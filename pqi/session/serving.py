@@ -36,6 +36,7 @@ from pqi.session.journal import MAX_ITEM, Journal
 from pqi.session.ledger import PartyLedger, peak_rss_bytes
 from pqi.session.material import EPOCH_DIGITS, EpochKeys
 from pqi.session.pool import Pool, Taken
+from pqi.session.watch import MemoryWatch
 from protocols.errors import ProtocolError
 from protocols.rounds import PartyId
 
@@ -62,6 +63,7 @@ class Core(Protocol):
     runner: PartyRunner
     journal: Journal
     budget: Budget
+    watch: MemoryWatch
     keys: EpochKeys
     pool: Pool
     patience: Patience
@@ -164,6 +166,7 @@ class ClientSession:
 
     def _prepare(self, query: int, n: int) -> tuple[Taken, Any, Counted]:
         started = time.perf_counter()
+        self._core.watch.before_query()
         taken = self._agree_on_items(query, n)
         agreed = time.perf_counter()
         self._step = "offline work"

@@ -89,14 +89,14 @@ class AdditiveParty(PartyRole):
     ) -> None:
         check_part(steps, party, stored)
         self._steps, self._party, self._layout, self._device = list(steps), party, layout(steps), device
-        self._operands = _digest_operands(steps, _placed(stored, device))
+        self.operands = _digest_operands(steps, _placed(stored, device))
         self._spent = Spent()
 
     def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> Ready:
         """Expand and pre-multiply. Raises :class:`Misuse` for an item that this party has prepared before."""
         own = PartyKeys.receive(self._party, keys)
         self._spent.claim(keys, first, n)
-        where, operands = self._layout, self._operands
+        where, operands = self._layout, self.operands
         return prepare_party(self._steps, where, self._party, own, operands, first, n, corrections, self._device)
 
     def unused_keys(self) -> bytes:

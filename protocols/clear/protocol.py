@@ -23,10 +23,10 @@ class ClearServer(PartyRole):
     """Computes on plaintext values with plaintext operands."""
 
     def __init__(self, stored: Mapping[str, Tensor]) -> None:
-        self._operands: dict[str, dict[str, Tensor]] = {}
+        self.operands: dict[str, dict[str, Tensor]] = {}
         for key, value in stored.items():
             step, _, operand = key.rpartition(".")
-            self._operands.setdefault(step, {})[operand] = value
+            self.operands.setdefault(step, {})[operand] = value
 
     def prepare(self, keys: bytes, first: int, n: int, corrections: bytes | bytearray | memoryview) -> None:
         """Nothing to prepare."""
@@ -39,7 +39,7 @@ class ClearServer(PartyRole):
     def run_step(self, ready: None, name: str, step: Step, x: Tensor) -> Steps[Tensor]:
         """The definition itself."""
         yield from ()
-        return define(step, x, self._operands.get(name, {}))
+        return define(step, x, self.operands.get(name, {}))
 
 
 class Clear(Protocol):

@@ -166,7 +166,7 @@ def held_by(runner: PartyRunner) -> dict[str, Tensor]:
     Weights lie there as the products need them, as words, digits or taps; floats are given as the words they lie in.
     """
     found: dict[str, Tensor] = {}
-    _collect("", vars(runner._role).get("_operands", {}), found)
+    _collect("", runner.operands, found)
     if not found:
         raise AuditError("this server holds no weights of its own to watch: public data is checked where it is kept")
     return found
