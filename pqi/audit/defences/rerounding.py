@@ -25,6 +25,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class ReRounding(Defence):
 
     def weights(self, seen: Calibration, lowered: Lowered) -> Lowered:
         """The same graph with weights drawn anew, of the same grids."""
-        generator = torch.Generator().manual_seed(secrets.randbits(63) if self.seed is None else self.seed)
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         nodes = []
         for node in lowered.graph.nodes:
             if node.name in lowered.grids and isinstance(node.op, (Conv2d, Dense)):
@@ -74,17 +75,25 @@ def targets(seen: Calibration, lowered: Lowered, name: str) -> Tensor:
     return node.op.weight.to(torch.float64) * ratio.view((-1,) + (1,) * (node.op.weight.ndim - 1))
 
 
-def drawn(grid: Grid, target: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """One of the two neighbours of each target (C, ...), int64, by the module's formula.
+def drawn(grid: Grid, target: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:
+    """One of the two neighbours of each target (C, ...), int64, by the module's formula; generator: None for secret.
 
     A channel whose nearest integers are its weights times one number (ternary weights, say) has nothing to choose and
     keeps them.
     """
     below, above = grid.neighbours(target)
     way = (target - below) / (above - below).clamp(min=1)
-    up = torch.rand(target.shape, generator=generator, dtype=torch.float64) < 0.5 + (way - 0.5) / noise
+    up = _uniform(target.shape, generator) < 0.5 + (way - 0.5) / noise
     nearest = grid.nearest(target)
     rows, integers = target.flatten(1), nearest.flatten(1).to(torch.float64)
     # Cauchy and Schwarz: equality for vectors of one direction alone.
     aligned = (rows * integers).sum(1).square() >= (1 - 1e-12) * rows.square().sum(1) * integers.square().sum(1)
     return torch.where(aligned.view((-1,) + (1,) * (target.ndim - 1)), nearest, torch.where(up, above, below))
+
+
+def _uniform(shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+    """Uniform in [0, 1), float64: multiples of 2^-53, of the operating system's bytes where there is no generator."""
+    if generator is not None:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+    words = np.frombuffer(secrets.token_bytes(8 * shape.numel()), np.uint64) >> np.uint64(11)
+    return torch.from_numpy(words.astype(np.float64) * 2.0**-53).view(shape)
