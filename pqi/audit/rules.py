@@ -227,7 +227,7 @@ def _inverted(finding: Finding) -> Check:
     margin, nearest = finding.figures["margin"], finding.figures["nearest is its class"]
     seen = (
         f"images drawn from {finding.subject} are nearest to the mean of their class for {_rate(nearest)} of "
-        f"{nearest.n} classes, by a correlation of {margin} more than to another's"
+        f"{nearest.n} classes (correlation with it less the largest with another's: {margin})"
     )
     return Check(f"classes drawn, {finding.subject}", TOLD, rule, seen)
 

@@ -167,5 +167,8 @@ def tell_what_was_kept(console: Console, folder: Path, protocol: str) -> None:
     lines += [f"pqi serve {where}/bundles/{role.name} &" for role in sorted((folder / "bundles").glob("server_*"))]
     lines += [f"pqi deal {where}/bundles/dealer &"] if (folder / "bundles" / "dealer").is_dir() else []
     lines += [f"pqi predict --config {where}/bundles/client/client.toml --input {where}/{asked}"]
+    if "audit.npz" in files:
+        audited = f"{where}/{model} --float {where}/digits.pt2 --data {where}/audit.npz --range 0 16"
+        lines.append(f"pqi audit {audited} --quick --report audit.html")
     for line in lines:
         console.print(f"  [name]{line}[/name]", soft_wrap=True)

@@ -74,7 +74,7 @@ def tell(plan: Plan, teller: Teller) -> Outcome:
     bits = f"{WEIGHT_BITS}-bit weights, {ACTIVATION_BITS}-bit codes, proven rings to {max(model.rings.values())} bits"
     teller.done(bits, f"integer accuracy {100 * plain.integer_accuracy:.2f} %")
 
-    folder = _keep(plan.keep, model, digits)
+    folder = _keep(plan.keep, net, model, digits)
     answer, equal, memory = _ask(plan, model, x, folder, teller)
     program = pqi.program.compile(model, plan.protocol, plan.network)
     return Outcome(
@@ -128,13 +128,17 @@ def check(plan: Plan, images: int) -> None:
         raise DemoError(f"{plan.keep} is no new or empty folder, and nothing is ever replaced. Name another")
 
 
-def _keep(folder: Path | None, model: IntegerModel, digits: Digits) -> Path | None:
+def _keep(folder: Path | None, net: nn.Module, model: IntegerModel, digits: Digits) -> Path | None:
     """Write what the user may want to try afterwards; returns where the bundles go (None: a temporary folder)."""
     if folder is None:
         return None
     make_private_directory(folder)
     model.save(folder / "digits.pqi")
     np.savez(folder / "calibration.npz", x=digits.train_x, y=digits.train_y)
+    example, batch = torch.from_numpy(digits.test_x[:2]), {0: torch.export.Dim("batch")}
+    torch.export.save(torch.export.export(net, (example,), dynamic_shapes=(batch,)), folder / "digits.pt2")
+    seen = {"x_train": digits.train_x, "y_train": digits.train_y}
+    np.savez(folder / "audit.npz", x=digits.test_x, y=digits.test_y, **seen)
     np.save(folder / "images.npy", digits.test_x)
     np.save(folder / "labels.npy", digits.test_y)
     return folder / "bundles"

@@ -123,7 +123,7 @@ def test_the_whole_story_is_true_and_written_down(tmp_path: Path) -> None:
     for text in ("Who learns what", "Adversary: semi-honest", "Private = integer: 100.000 %"):
         assert text in screen
     assert {path.name for path in kept.iterdir()} == {
-        "digits.pqi", "calibration.npz", "images.npy", "labels.npy", "bundles",
+        "digits.pqi", "digits.pt2", "audit.npz", "calibration.npz", "images.npy", "labels.npy", "bundles",
     }  # fmt: skip
     assert left_in(tmp_path) == {"kept", "demo.json"}
 
