@@ -137,8 +137,8 @@ def _keep(folder: Path | None, net: nn.Module, model: IntegerModel, digits: Digi
     np.savez(folder / "calibration.npz", x=digits.train_x, y=digits.train_y)
     example, batch = torch.from_numpy(digits.test_x[:2]), {0: torch.export.Dim("batch")}
     torch.export.save(torch.export.export(net, (example,), dynamic_shapes=(batch,)), folder / "digits.pt2")
-    seen = {"x_train": digits.train_x, "y_train": digits.train_y}
-    np.savez(folder / "audit.npz", x=digits.test_x, y=digits.test_y, **seen)
+    test, seen = (digits.test_x, digits.test_y), (digits.train_x, digits.train_y)
+    np.savez(folder / "audit.npz", x=test[0], y=test[1], x_train=seen[0], y_train=seen[1])
     np.save(folder / "images.npy", digits.test_x)
     np.save(folder / "labels.npy", digits.test_y)
     return folder / "bundles"
