@@ -119,7 +119,7 @@ def _restored(part: Part, case: Case, bare: list[Finding], small: bool) -> None:
     layers = stored(case.model)
     kept = GroupRestoring(layers, clean.__getitem__).kept_bits
     row = found[0].figures
-    part.row("16 neighbours restored before each use", "none: no bit raises the attacker's loss",
+    part.row("64 neighbours restored before each use", "none: no bit raises the attacker's loss",
              _shown(row["accuracy before"]), _shown(row["accuracy after"]), f"{kept:.2f}", "")  # fmt: skip
     x, most = case.on_grid(case.test.x[: 8 if small else 100]), TIMES * max(_bits(bare))
     right, model = case.model.predict(x), _copy(case.model)
