@@ -63,7 +63,7 @@ def images() -> Case:
 def test_a_well_trained_network_gets_a_clean_report(digits: Case) -> None:
     pytest.importorskip("art", reason="the audit's attacks need the extra 'audit'")
     seen = list[tuple[str, float]]()
-    found = audit(digits, Wish(quick=True, samples=60), lambda name, share: seen.append((name, share)))
+    found = audit(digits, Wish(minutes=20, quick=True, samples=60), lambda name, share: seen.append((name, share)))
     assert {verdict.family: verdict.status for verdict in found.verdicts} == dict.fromkeys(
         ("fidelity", "adversarial", "backdoor", "bit flips", "privacy", "fairness"), "clean"
     )
