@@ -25,6 +25,7 @@ ASKS = ("square", "hopskipjump")
 """Attacks whose questions are counted and limited."""
 _ON_ALL = ("fidelity", "fairness")  # attacks that are measured on every test example
 _GRADIENT = 3  # forward passes that a gradient is worth
+_PRIVATE = 50  # answers that a full audit has a protocol compute, whose groups are told beside the integers'
 _LEAST_SAMPLES, _LEAST_QUERIES, _LEAST_STEPS = 30, 50, 30
 
 
@@ -234,6 +235,10 @@ def _evasion(steps: int | None = None, quick_steps: int = 10) -> Callable[[Case,
     return arguments
 
 
+def _fairness(case: Case, wish: Wish) -> dict[str, Any]:
+    return {"private": 0 if wish.quick else _PRIVATE}
+
+
 def _bit_flips(case: Case, wish: Wish) -> dict[str, Any]:
     # The attacker's batch leaves at least two thirds of the examples to judge by.
     return {"most": 20 if wish.quick else 40, "batch": max(1, min(128, len(case.test) // 3)), "tries": 5}
@@ -262,7 +267,7 @@ def _groups(case: Case) -> str:
 
 _ALL = (
     Kind("fidelity", "fidelity", 1, True, _everything),
-    Kind("fairness", "fairness", 1, True, _everything, lacks=_groups),
+    Kind("fairness", "fairness", 1, True, _everything, _fairness, _groups),
     Kind("membership", "privacy", 1, True, _members, lacks=_training_data),
     Kind("detection", "backdoor", 5, True, _search, lambda case, wish: {"steps": 60 if wish.quick else 150}),
     Kind("pgd", "adversarial", 3, True, _gradients, _evasion(20)),
