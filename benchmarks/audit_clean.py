@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn import functional
 
 import pqi
+from pqi.audit.attack import FAMILIES
 from pqi.audit.case import Case, Data
 from pqi.audit.plan import Wish
-from pqi.audit.rules import ATTENTION, CLEAN, NOT_JUDGED
+from pqi.audit.rules import ATTENTION, CLEAN, NOT_FAMILIES
 from pqi.audit.run import Audit, audit
 from pqi.audit.statistics import rate
-from pqi.audit.verdicts import JUDGED
 
 BITS = (8, 6)
 MINUTES = 10.0
-_COLUMNS = ("network", "seed", "weight bits", "accuracy: float, integers", *JUDGED, "rules asked", "broken", "seconds")
+_COLUMNS = ("network", "seed", "weight bits", "accuracy: float, integers", *FAMILIES, "rules asked", "broken", "seconds")
 _NOTES = (
     "Networks trained as usual, none of which knows its training data much better than what it has not seen; weights "
     "to the nearest, activations of 6 bits. Each is asked what `pqi audit --quick` asks, with as many training as test "
@@ -152,10 +152,10 @@ def _claims(made: Part, seen: list[Audit]) -> None:
     broken = sum(check.status == ATTENTION for check in checks)
     asked = sum(check.status in (CLEAN, ATTENTION) for check in checks)
     made.claim("rules broken by clean networks", f"{broken} of {asked} asked", "none", not broken)
-    silent = [v for found in seen for v in found.verdicts if v.status == NOT_JUDGED and not (v.missing or v.checks)]
-    without = sum(v.status == NOT_JUDGED for found in seen for v in found.verdicts)
+    silent = [v for found in seen for v in found.verdicts if v.status == NOT_FAMILIES and not (v.missing or v.checks)]
+    without = sum(v.status == NOT_FAMILIES for found in seen for v in found.verdicts)
     what = "verdicts not judged, all with the reason (no groups were given)"
-    reasons = {reason for found in seen for v in found.verdicts if v.status == NOT_JUDGED for reason in v.missing}
+    reasons = {reason for found in seen for v in found.verdicts if v.status == NOT_FAMILIES for reason in v.missing}
     expected = all("no groups were given" in reason for reason in reasons)
     made.claim(what, f"{without}", "no other reason", not silent and expected)
     failed = sum(len(found.failed) for found in seen)
