@@ -24,7 +24,7 @@ from pqi.audit.statistics import rate
 
 BITS = (8, 6)
 MINUTES = 10.0
-_COLUMNS = ("network", "seed", "weight bits", "accuracy: float, integers", *FAMILIES, "rules asked", "broken", "seconds")
+_COLUMNS = ("network", "seed", "weight bits", "accuracy: float, integers", *FAMILIES, "asked", "broken", "seconds")
 _NOTES = (
     "Networks trained as usual, none of which knows its training data much better than what it has not seen; weights "
     "to the nearest, activations of 6 bits. Each is asked what `pqi audit --quick` asks, with as many training as test "
