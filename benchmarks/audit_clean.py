@@ -18,7 +18,7 @@ import pqi
 from pqi.audit.attack import FAMILIES
 from pqi.audit.case import Case, Data
 from pqi.audit.plan import Wish
-from pqi.audit.rules import ATTENTION, CLEAN, NOT_FAMILIES
+from pqi.audit.rules import ATTENTION, CLEAN, NOT_JUDGED
 from pqi.audit.run import Audit, audit
 from pqi.audit.statistics import rate
 
@@ -152,10 +152,10 @@ def _claims(made: Part, seen: list[Audit]) -> None:
     broken = sum(check.status == ATTENTION for check in checks)
     asked = sum(check.status in (CLEAN, ATTENTION) for check in checks)
     made.claim("rules broken by clean networks", f"{broken} of {asked} asked", "none", not broken)
-    silent = [v for found in seen for v in found.verdicts if v.status == NOT_FAMILIES and not (v.missing or v.checks)]
-    without = sum(v.status == NOT_FAMILIES for found in seen for v in found.verdicts)
+    silent = [v for found in seen for v in found.verdicts if v.status == NOT_JUDGED and not (v.missing or v.checks)]
+    without = sum(v.status == NOT_JUDGED for found in seen for v in found.verdicts)
     what = "verdicts not judged, all with the reason (no groups were given)"
-    reasons = {reason for found in seen for v in found.verdicts if v.status == NOT_FAMILIES for reason in v.missing}
+    reasons = {reason for found in seen for v in found.verdicts if v.status == NOT_JUDGED for reason in v.missing}
     expected = all("no groups were given" in reason for reason in reasons)
     made.claim(what, f"{without}", "no other reason", not silent and expected)
     failed = sum(len(found.failed) for found in seen)
