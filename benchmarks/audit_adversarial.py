@@ -196,7 +196,9 @@ def eight_bits(part: Part, size: Size) -> None:
     other = ("8/4, integers", IntegerSubject(coarser))
     runs.gradients("ResNet-20", case, FLOAT, PIXELS)
     runs.gradients("8/6", case, STRAIGHT_THROUGH, PIXELS)
-    runs.questions("8/6", case, INTEGERS, PIXELS)
+    runs.questions("ResNet-20", case, FLOAT, PIXELS)
+    for form in (STRAIGHT_THROUGH, INTEGERS):
+        runs.questions("8/6", case, form, PIXELS)
     across = [("8/6, integers", case.subjects[INTEGERS]), other, ("ResNet-20, float", case.subjects[FLOAT])]
     runs.attack("transfer: ResNet-20", case, "pgd", case.subjects[FLOAT], across[:2], PIXELS)
     runs.attack("transfer: 8/6", case, "pgd", case.subjects[STRAIGHT_THROUGH], across[1:], PIXELS)
