@@ -165,10 +165,10 @@ class Runs:
             self.attack(network, case, name, case.subjects[form], scored, strengths)
 
     def questions(self, network: str, case: Case, form: str, strengths: Sequence[int]) -> None:
-        """Square."""
-        self.attack(
-            network, case, "square", case.subjects[form], [(f"{network}, {form}", case.subjects[form])], strengths
-        )
+        """Square; what was found by asking the straight-through form is scored on the integers too."""
+        forms = (STRAIGHT_THROUGH, INTEGERS) if form == STRAIGHT_THROUGH else (form,)
+        scored = [(f"{network}, {each}", case.subjects[each]) for each in forms]
+        self.attack(network, case, "square", case.subjects[form], scored, strengths)
 
     def of(self, network: str, form: str, name: str, on: str = INTEGERS) -> Flags:
         """Flags (1 + strengths, n) of an attack crafted on one form and scored on another of the same network."""
