@@ -132,7 +132,7 @@ def main() -> None:
         logs = {path.name: path.read_text(errors="replace") for path in Path(name).glob("*.log")}
     accuracies = [float(x) for x in re.findall(r"round \d+: accuracy ([\d.]+)", told)]
     full = f"{options.clients} of {options.clients} clients"
-    if len(accuracies) != options.rounds + 1 or accuracies[-1] < 0.7 or told.count(full) < options.rounds:
+    if len(accuracies) != options.rounds + 1 or accuracies[-1] < 0.5 or told.count(full) < options.rounds:
         for log, text in logs.items():
             print(f"--- {log}\n{text[-2000:]}")
         sys.exit(f"{told[-4000:]}\nthe federation did not do what it should")
