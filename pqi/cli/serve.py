@@ -41,6 +41,14 @@ PoolItemsOption = Annotated[
 ]
 
 
+SpillOption = Annotated[
+    int, typer.Option(min=0, help="On shares: disk for more of it, MiB, sealed under a key in memory only.")
+]
+CheckOption = Annotated[
+    int, typer.Option(min=0, help="On shares: look for turned bits before every so many queries; 0: never.")
+]
+
+
 def serve(
     bundle: BundleArgument,
     listen: ListenOption = None,
@@ -60,12 +68,8 @@ def serve(
     ] = 8,
     pool_items: PoolItemsOption = 256,
     pool_mib: Annotated[int, typer.Option(min=1, help="On shares: memory for material kept ahead, MiB.")] = 1024,
-    spill_mib: Annotated[
-        int, typer.Option(min=0, help="On shares: disk for more of it, MiB, sealed under a key in memory only.")
-    ] = 0,
-    check_memory: Annotated[
-        int, typer.Option(min=0, help="On shares: look for turned bits before every so many queries; 0: never.")
-    ] = 0,
+    spill_mib: SpillOption = 0,
+    check_memory: CheckOption = 0,
     device: DeviceOption = "cpu",
     timeout: TimeoutOption = 8.0,
     threads: ThreadsOption = None,

@@ -26,7 +26,9 @@ from torch.nn import functional
 from pqi.graph.errors import QuantizationError
 from pqi.graph.floating import FloatConv2d, FloatDense, Linear, Sign, Threshold
 from pqi.graph.ops import Conv2d, Dense, Op, Requantize
+from pqi.quant import soft
 from pqi.quant.stages import Calibration, Lowered
+from pqi.quant.train.module import real_target
 from pqi.quant.walk import Site, Walk
 
 ITERATIONS = 500
@@ -35,8 +37,7 @@ _ROWS = 1 << 15  # output positions that a layer learns from ...
 _ROW_VALUES = 1 << 25  # ... but never more than 128 MB of their inputs
 _BATCH = 1024
 _HELD_OUT = 8  # one part in so many judges and is not learned from
-_RATE, _WEIGHT, _WARM, _BETA = 0.02, 0.1, 0.2, (20.0, 2.0)
-_STRETCH = (-0.1, 1.1)
+_RATE, _WEIGHT = 0.02, 0.1
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -67,7 +68,7 @@ def learn_rounding(
         if any(isinstance(reader.op, (Threshold, Sign)) for reader in site.readers):
             learned: dict[str, Op] = {}
         else:
-            learned = Reconstruction(walk, site, _alike(walk, terms), generator).learned(iterations)
+            learned = Reconstruction(walk, site, alike(walk, terms), generator).learned(iterations)
         if learned:
             walk.change(site, learned)
         done += len(terms)
@@ -76,7 +77,7 @@ def learn_rounding(
     return walk.result()
 
 
-def _alike(walk: Walk, terms: tuple[str, ...]) -> list[str]:
+def alike(walk: Walk, terms: tuple[str, ...]) -> list[str]:
     """Terms whose channels lie on the axis of the first one's, so that they share output positions."""
     kinds = (Conv2d, Dense)
     return [t for t in terms if type(walk.ops[t]) is type(walk.ops[terms[0]]) and isinstance(walk.ops[t], kinds)]
@@ -97,10 +98,7 @@ class _Term:
 
     def start(self) -> Tensor:
         """v at which the learned weight is the target."""
-        low, high = _STRETCH
-        width = (self.above - self.below).clamp(min=1)
-        share = ((self.target - self.below) / width).clamp(0.0, 1.0)
-        return torch.logit((share - low) / (high - low)).requires_grad_()
+        return soft.start(soft.place(self.target, self.below, self.above))
 
     def output(self, rows: Tensor | slice, weight: Tensor) -> Tensor:
         """(rows, O)."""
@@ -136,11 +134,10 @@ class Reconstruction:
 
     def _term(self, name: str, chosen: Tensor) -> _Term:
         node, op = self.walk.known[name], self.walk.ops[name]
-        float_op, scales = node.op, self.walk.lowered.scales
+        float_op = node.op
         if not isinstance(float_op, Linear) or not isinstance(op, (Conv2d, Dense)):
             raise QuantizationError(f"layer {name!r} has a grid but is no convolution and no dense layer")
-        ratio = torch.as_tensor(scales[node.inputs[0]] / scales[name], dtype=torch.float64)
-        target = float_op.weight * ratio.view((-1,) + (1,) * (float_op.weight.ndim - 1))
+        target = real_target(float_op, self.walk.lowered.graph.by_name[name], self.walk.lowered)
         below, above = self.walk.lowered.grids[name].neighbours(target)
         shape = (_groups(op), op.weight.shape[0] // _groups(op), -1)
         parts = (w.to(torch.float32).reshape(shape) for w in (below, above, target, op.weight))
@@ -174,17 +171,14 @@ class Reconstruction:
             if len(order) < min(_BATCH, self.training):
                 order = torch.randperm(self.training, generator=self.generator)
             rows, order = order[:_BATCH], order[_BATCH:]
-            shares = [_share(v) for v in free]
+            shares = [soft.share(v) for v in free]
             weights = [t.below + (t.above - t.below) * h for t, h in zip(self.terms, shares, strict=True)]
             loss = self._squares(rows, weights).mean() / unit
-            past = (step / iterations - _WARM) / (1 - _WARM)
-            if past >= 0:
-                beta = _BETA[1] + (_BETA[0] - _BETA[1]) * (1 + math.cos(math.pi * past)) / 2
-                loss = loss + _WEIGHT * sum(((1 - (2 * h - 1).abs() ** beta).mean() for h in shares), torch.zeros(()))
+            loss = loss + _WEIGHT * sum((soft.undecided(h, step / iterations) for h in shares), torch.zeros(()))
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        return [torch.where(_share(v) >= 0.5, t.above, t.below) for t, v in zip(self.terms, free, strict=True)]
+        return [torch.where(soft.share(v) >= 0.5, t.above, t.below) for t, v in zip(self.terms, free, strict=True)]
 
     def _squares(self, rows: Tensor | slice, weights: list[Tensor]) -> Tensor:
         """Squared errors after the activation, (rows, O), in squared units of the accumulator."""
@@ -197,12 +191,6 @@ class Reconstruction:
     def _error(self, rows: slice, weights: list[Tensor]) -> float:
         total = self._squares(rows, weights).sum(dtype=torch.float64)
         return float(total) / self.want[rows].numel()
-
-
-def _share(v: Tensor) -> Tensor:
-    """The rectified sigmoid."""
-    low, high = _STRETCH
-    return (torch.sigmoid(v) * (high - low) + low).clamp(0.0, 1.0)
 
 
 def _ends(walk: Walk, site: Site) -> tuple[float, float]:

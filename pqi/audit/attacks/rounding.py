@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pqi.audit import soft
 from pqi.audit.defences.defence import Defence
 from pqi.audit.errors import AuditError
 from pqi.audit.subjects import StraightThrough
@@ -42,6 +41,7 @@ from pqi.audit.triggers import Trigger
 from pqi.graph.floating import FloatConv2d, FloatDense
 from pqi.graph.graph import IntegerGraph
 from pqi.graph.ops import Conv2d, Dense
+from pqi.quant import soft
 from pqi.quant.finish import finish
 from pqi.quant.stages import Calibration, Lowered
 from pqi.quant.train.module import real_target

@@ -11,7 +11,8 @@ is measured, not promised: ``pqi.audit.defences.price``.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -112,17 +113,20 @@ TRAINED: dict[str, str] = {
 
 def get(name: str, **settings: Any) -> Defence:
     """The defence of that name with its settings; raises AuditError that lists the names there are."""
-    from importlib import import_module
-
     _refuse_trained(name)
     if name not in CATALOGUE:
         raise AuditError(f"there is no defence {name!r}; there are: {', '.join(sorted(CATALOGUE))}")
-    module, _, cls = CATALOGUE[name].partition(":")
+    found: Defence = made(CATALOGUE, name, settings)
+    return found
+
+
+def made(catalogue: Mapping[str, str], name: str, settings: Mapping[str, Any]) -> Any:
+    """What a catalogue has under that name, with its settings; raises AuditError for settings it does not take."""
+    module, _, cls = catalogue[name].partition(":")
     try:
-        made: Defence = getattr(import_module(module), cls)(**settings)
+        return getattr(import_module(module), cls)(**settings)
     except TypeError as error:
         raise AuditError(f"defence {name!r}: {error}") from error
-    return made
 
 
 def _refuse_trained(name: Any) -> None:

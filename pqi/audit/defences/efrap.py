@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pqi.audit import soft
 from pqi.audit.defences.defence import Defence
 from pqi.audit.errors import AuditError
 from pqi.graph.floating import Sign, Threshold
 from pqi.graph.ops import Conv2d, Dense, Op
-from pqi.quant.rounding import SAMPLE_VALUES, Reconstruction
+from pqi.quant import soft
+from pqi.quant.rounding import SAMPLE_VALUES, Reconstruction, alike
 from pqi.quant.stages import Calibration, Lowered
-from pqi.quant.walk import Site, Walk
+from pqi.quant.walk import Walk
 
 _BATCH, _RATE, _DECIDE = 1024, 0.02, 0.1
 _SURE = 1e-4  # shares nearer to 0 or 1 than this have a logarithm like it
@@ -64,16 +64,11 @@ class FlippedRounding(Defence):
         for site in walk.sites():
             if any(isinstance(reader.op, (Threshold, Sign)) for reader in site.readers):
                 continue
-            changed = _Flipping(walk, site, _learned(walk, site), generator).flipped(self.flip, self.iterations)
+            terms = alike(walk, tuple(term for term in site.terms if term in walk.lowered.grids))
+            changed = _Flipping(walk, site, terms, generator).flipped(self.flip, self.iterations)
             if changed:
                 walk.change(site, changed)
         return walk.result()
-
-
-def _learned(walk: Walk, site: Site) -> list[str]:
-    """Terms of the site with weights on a grid; of convolutions and dense layers, those of the first one's kind."""
-    terms = [t for t in site.terms if t in walk.lowered.grids and isinstance(walk.ops[t], (Conv2d, Dense))]
-    return [t for t in terms if type(walk.ops[t]) is type(walk.ops[terms[0]])]
 
 
 class _Flipping(Reconstruction):

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from pqi.audit.defences.defence import Defence
 from pqi.audit.errors import AuditError
-from pqi.graph.floating import Linear
 from pqi.graph.graph import IntegerGraph
 from pqi.graph.ops import Conv2d, Dense
 from pqi.quant.stages import Calibration, Grid, Lowered
+from pqi.quant.train.module import real_target
 
 
 class ReRounding(Defence):
@@ -68,11 +68,7 @@ class ReRounding(Defence):
 
 def targets(seen: Calibration, lowered: Lowered, name: str) -> Tensor:
     """A layer's float weights in units of its integers, float64 (C, ...): what rounding rounds."""
-    node = seen.placed.graph.by_name()[name]
-    if not isinstance(node.op, Linear):
-        raise AuditError(f"layer {name!r} has a grid but no float weights")
-    ratio = torch.as_tensor(lowered.scales[node.inputs[0]] / lowered.scales[name], dtype=torch.float64)
-    return node.op.weight.to(torch.float64) * ratio.view((-1,) + (1,) * (node.op.weight.ndim - 1))
+    return real_target(seen.placed.graph.by_name()[name].op, lowered.graph.by_name[name], lowered).to(torch.float64)
 
 
 def drawn(grid: Grid, target: Tensor, noise: float, generator: torch.Generator | None) -> Tensor:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from pqi.audit.defences.defence import CATALOGUE, TRAINED, Defence, parsed
+from pqi.audit.defences.defence import CATALOGUE, TRAINED, Defence, made, parsed
 from pqi.audit.errors import AuditError
 
 if TYPE_CHECKING:
@@ -64,12 +63,8 @@ def get(name: str, **settings: Any) -> TrainingDefence:
         )
     if name not in TRAINED:
         raise AuditError(f"there is no defence {name!r} of a training; there are: {', '.join(sorted(TRAINED))}")
-    module, _, cls = TRAINED[name].partition(":")
-    try:
-        made: TrainingDefence = getattr(import_module(module), cls)(**settings)
-    except TypeError as error:
-        raise AuditError(f"defence {name!r}: {error}") from error
-    return made
+    found: TrainingDefence = made(TRAINED, name, settings)
+    return found
 
 
 def chosen(wish: Sequence[Any]) -> tuple[TrainingDefence, ...]:

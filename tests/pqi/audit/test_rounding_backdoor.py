@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import pqi
-from pqi.audit import soft
 from pqi.audit.attacks.conditioned import Recipe as Planting
 from pqi.audit.attacks.conditioned import plant
 from pqi.audit.attacks.rounding import Guided, OutputErrors, Recipe, RoundingBackdoor
@@ -22,6 +21,7 @@ from pqi.audit.subjects import FLOAT, INTEGERS
 from pqi.audit.triggers import Trigger, patch, success
 from pqi.graph.model import IntegerModel
 from pqi.graph.ops import Conv2d, Dense, Op
+from pqi.quant import soft
 from pqi.quant.stages import Calibration, Lowered
 from pqi.quant.train.module import real_target
 
