@@ -99,7 +99,7 @@ def audit(protocol: str, runs: int = 100, progress: Progress | None = None) -> V
 
 
 def subject(sign: int = 1) -> IntegerModel:
-    """A network with every kind of step in it: products, clamps, a maximum, comparisons and tables of a private label.
+    """A network with every kind of step but noise: products, clamps, a maximum, comparisons, tables of a private label.
 
     All sizes are multiples of 8 values, so no message has padding, which would be constant. sign: -1 for other weights.
     """
