@@ -40,6 +40,7 @@ from protocols.rounds import PartyId
 
 ALARM = 1e-6  # of one check, after Bonferroni: a sound protocol fails a hundred checks once in ten thousand audits
 _LEAST = 48  # runs: below, not even a constant bit is beyond chance among a hundred thousand
+_CATCHING = ("uniform", "two inputs")  # checks that what claims nothing has to fail
 _TWIN_RUNS = 24  # for each view there is: one of 16 stays unseen with a chance of 16 e^-24
 
 
@@ -68,7 +69,7 @@ class Verdict:
     def passed(self) -> bool:
         """All that it claims held; or it claims nothing, and was caught at it."""
         held = all(check.passed for check in self.checks)
-        return held if self.claims else not all(check.passed for check in self.checks if check.name == "uniform")
+        return held if self.claims else not all(check.passed for check in self.checks if check.name in _CATCHING)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -103,7 +104,7 @@ def subject(sign: int = 1) -> IntegerModel:
 
     All sizes are multiples of 8 values, so no message has padding, which would be constant. sign: -1 for other weights.
     """
-    first, second = (_weights(rows, columns) * sign for rows, columns in ((16, 16), (16, 8)))
+    first, second = (weights_of(rows, columns) * sign for rows, columns in ((16, 16), (16, 8)))
     row: list[tuple[str, Op]] = [
         ("first", Dense(first, torch.arange(16) * 5 - 40)),
         ("relu", Requantize(2, 8)),
@@ -112,21 +113,23 @@ def subject(sign: int = 1) -> IntegerModel:
         ("flat", Reshape((8,))),
         ("scores", Dense(second, torch.arange(16) - 8)),
     ]
-    return harden(_model((16,), -128, 127, row), "label")
+    return harden(model_of((16,), -128, 127, row), "label")
 
 
 def tiny() -> IntegerModel:
     """One bit in, times 1, in a ring of two bits: its views can be listed."""
-    return _model(
+    return model_of(
         (1,), 0, 1, [("only", Dense(torch.ones((1, 1), dtype=torch.int64), torch.zeros(1, dtype=torch.int64)))]
     )
 
 
-def _weights(rows: int, columns: int) -> Tensor:
+def weights_of(rows: int, columns: int) -> Tensor:
+    """Small weights of both signs, int64 (rows, columns): always the same."""
     return (torch.arange(rows * columns).reshape(rows, columns) * 37 + 11) % 15 - 7
 
 
-def _model(shape: tuple[int, ...], low: int, high: int, row: Sequence[tuple[str, Op]]) -> IntegerModel:
+def model_of(shape: tuple[int, ...], low: int, high: int, row: Sequence[tuple[str, Op]]) -> IntegerModel:
+    """Operators in a row, behind codes from low to high."""
     nodes = [Node("codes", Input(shape, low, high))]
     for name, op in row:
         nodes.append(Node(name, op, (nodes[-1].name,)))
@@ -137,7 +140,7 @@ def _model(shape: tuple[int, ...], low: int, high: int, row: Sequence[tuple[str,
     return IntegerModel(graph, proven_accumulators(graph, proof), quantizer, 1.0, "proven", proof)
 
 
-def _extremes(model: IntegerModel) -> dict[str, Tensor]:
+def extremes(model: IntegerModel) -> dict[str, Tensor]:
     """The lowest and the highest codes."""
     node = model.graph.input
     return {name: torch.full((1, *node.shape), value) for name, value in (("lowest", node.lo), ("highest", node.hi))}
@@ -158,7 +161,7 @@ def _uniform(protocol: str, runs: int) -> list[Check]:
     model = subject()
     theatre = Theatre(model, compiled(model, protocol, "wan"))
     checks = []
-    for name, codes in _extremes(model).items():
+    for name, codes in extremes(model).items():
         seen = [theatre.run(codes) for _ in range(runs)]
         checks += [
             _tested("uniform", role, [one.views[role] for one in seen], f"{name} input")
@@ -172,7 +175,7 @@ def _known_keys(protocol: str, party: PartyId, runs: int) -> list[Check]:
     """Of shared weights with both inputs; of owned and public ones, which this server may know, with the highest."""
     model, checks = subject(), []
     for weights in VISIBILITIES:
-        theatre, inputs = Theatre(model, compiled(model, protocol, weights=weights)), _extremes(model)
+        theatre, inputs = Theatre(model, compiled(model, protocol, weights=weights)), extremes(model)
         known = theatre.knowledge(party, inputs["lowest"])
         for name, codes in inputs.items():
             if weights == "shared" or name == "highest":
@@ -189,7 +192,7 @@ def _shape(protocol: str) -> list[Check]:
             model = subject(sign)
             theatre = Theatre(model, compiled(model, protocol, network))
             middle = torch.zeros((1, *model.graph.input.shape), dtype=torch.int64)
-            for codes in (*_extremes(model).values(), middle):
+            for codes in (*extremes(model).values(), middle):
                 for role, view in theatre.run(codes).views.items():
                     shapes.setdefault((network, role), set()).add(view.shape)
     checks = []
@@ -202,7 +205,7 @@ def _shape(protocol: str) -> list[Check]:
 def _twins(protocol: str, party: PartyId) -> Check:
     model = tiny()
     theatre = Theatre(model, compiled(model, protocol))
-    inputs = _extremes(model)
+    inputs = extremes(model)
     known = theatre.knowledge(party, inputs["lowest"])
     first = theatre.run(inputs["lowest"], known).views[ROLES[party]]
     bits = len(first.messages) * theatre.program.output_ring  # each message is one value of the ring

@@ -156,7 +156,9 @@ def test_the_command_says_who_was_tested_and_that_the_checks_can_fail(tmp_path: 
     facts = json.loads((tmp_path / "leaks.json").read_text())
     assert facts["deployment"] is None
     assert facts["protocols"][0]["protocol"] == "clear" and facts["protocols"][0]["passed"]
-    assert pqi("audit-protocol", "--protocol", "bfv").exit_code != 0
+    unknown = pqi("audit-protocol", "--protocol", "rot13")
+    assert unknown.exit_code == 1
+    assert "there are: additive2, clear" in " ".join(unknown.stderr.split())
 
 
 def test_the_command_fails_where_a_protocol_does_not_keep_its_claim(monkeypatch: pytest.MonkeyPatch) -> None:
