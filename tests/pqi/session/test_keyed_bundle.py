@@ -54,8 +54,9 @@ def test_both_hold_the_program_and_only_the_server_the_weights(made: Path) -> No
     assert (server.program.digest, server.deployment) == (client.program.digest, client.deployment)
     assert torch.equal(server.tensors["fc.weight"], affine_model().graph.by_name["fc"].op.weight)
     assert not (made / "client" / "secrets.safetensors").exists()
-    assert set(vars(server)) == {"role", "deployment", "addresses", "directory", "program", "tensors"}
-    assert set(vars(client)) == {"role", "deployment", "addresses", "directory", "program", "input", "output_scale"}
+    common = {"role", "deployment", "addresses", "directory", "program"}
+    assert set(vars(server)) == {*common, "tensors", "answers_per_client"}
+    assert set(vars(client)) == {*common, "input", "output_scale"}
 
 
 def test_the_client_s_folder_is_the_same_whatever_the_weights(made: Path, tmp_path: Path) -> None:
