@@ -13,7 +13,7 @@ import pqi
 from pqi.audit.attacks.conditioned import Recipe as Planting
 from pqi.audit.attacks.conditioned import plant
 from pqi.audit.attacks.rounding import Guided, OutputErrors, Recipe, RoundingBackdoor
-from pqi.audit.case import Case, Data
+from pqi.audit.case import Case
 from pqi.audit.defences.defence import get
 from pqi.audit.errors import AuditError
 from pqi.audit.rounding import PAYS, rounding, suspicious, verdict
@@ -24,21 +24,12 @@ from pqi.graph.ops import Conv2d, Dense, Op
 from pqi.quant import soft
 from pqi.quant.stages import Calibration, Lowered
 from pqi.quant.train.module import real_target
+from tests.pqi.audit.planting import TARGET, examples
 
-TARGET = 2
 QUICK = Recipe(steps=6, batch=32)
 
 
-def _examples(n: int, seed: int) -> Data:
-    generator = np.random.default_rng(seed)
-    y = generator.integers(0, 4, n)
-    x = 0.3 * generator.random((n, 1, 8, 8))
-    for label, (rows, columns) in enumerate(((0, 0), (0, 4), (4, 0), (2, 2))):
-        x[y == label, :, rows : rows + 4, columns : columns + 4] += 0.5
-    return Data(x, y.astype(np.int64))
-
-
-TRAIN, TEST = _examples(1000, 0), _examples(400, 1)
+TRAIN, TEST = examples(1000, 0), examples(400, 1)
 MARK = patch((1, 8, 8), 3, 1.0)
 
 
